@@ -1,0 +1,1 @@
+"""Perturbations of images: one a file, named after it."""

@@ -1,0 +1,1 @@
+"""Image sets and suites: one a file, named after it."""

@@ -1,0 +1,74 @@
+"""Files that are whole or not there, and where they lie."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from oodbench.errors import RequestError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in place.
+
+    Killed at any moment, ``path`` is either absent, the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def writable_folder(path: Path, what: str) -> Path:
+    """Make sure that files can be written into ``path``.
+
+    Raises:
+        RequestError: If they cannot, in one line.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"cannot write {what} to {path}: {error.strerror or error}; choose another folder"
+        ) from None
+    return path
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """Return the folder of image data: as given, else $OODBENCH_DATA, else the user's own."""
+    return _folder(given, "OODBENCH_DATA", "data")
+
+
+def store_root(given: str | Path | None = None) -> Path:
+    """Return the folder of weights: as given, else $OODBENCH_STORE, else the user's own."""
+    return _folder(given, "OODBENCH_STORE", "store")
+
+
+def _folder(given: str | Path | None, variable: str, name: str) -> Path:
+    chosen = given or os.environ.get(variable)
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("oodbench") / name
+
+
+def shipped_results() -> Path:
+    """Return the read-only folder of the reference results that ship."""
+    return Path(__file__).parent / "results"

@@ -1,0 +1,195 @@
+"""Image sets and suites: what a benchmark is run on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.errors import RequestError
+from oodbench.identity import digest_bytes
+from oodbench.schedule import PAPER, Schedule
+
+_DIGEST_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know of an image set.
+
+    Attributes:
+        title: Full name.
+        source: Where the images come from.
+        licence: Terms, as far as stated.
+        citation: Whom to cite.
+        note: What a table that uses the set has to say of it; empty for an official archive.
+        near: Whether the set is semantically near to the in-distribution one.
+    """
+
+    title: str
+    source: str
+    licence: str
+    citation: str = ""
+    note: str = ""
+    near: bool = False
+
+
+class Images(ABC):
+    """The images of one split of a set, read in batches."""
+
+    @property
+    @abstractmethod
+    def ids(self) -> Sequence[str]:
+        """Names of the images, stable under reordering and subsetting."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> NDArray[np.int64] | None:
+        """Class of each image, int64 [N], or None."""
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at ``indices``, uint8 [n, 3, H, W]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of ids, labels and pixels in order, read in batches."""
+
+        def chunks() -> Any:
+            yield "\n".join(self.ids).encode()
+            if self.labels is not None:
+                yield np.ascontiguousarray(self.labels, dtype="<i8").tobytes()
+            for start in range(0, len(self), _DIGEST_CHUNK):
+                indices = np.arange(start, min(start + _DIGEST_CHUNK, len(self)))
+                pixels = np.ascontiguousarray(self.batch(indices))
+                yield str(pixels.shape[1:]).encode()
+                yield pixels.tobytes()
+
+        return digest_bytes(chunks())
+
+
+class ArrayImages(Images):
+    """Images held in memory."""
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        ids: Sequence[str],
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be uint8 [N, 3, H, W], not {pixels.dtype} {pixels.shape}")
+        if len(ids) != len(pixels) or (labels is not None and len(labels) != len(pixels)):
+            raise ValueError("pixels, ids and labels must have the same length")
+        if len(set(ids)) != len(ids):
+            raise ValueError("ids must be different")
+        self._pixels = pixels
+        self._ids = tuple(ids)
+        self._labels = labels
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        return self._ids
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Class of each image, or None."""
+        return self._labels
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at ``indices``."""
+        return self._pixels[np.asarray(indices, dtype=np.int64)]
+
+
+class ImageSet(ABC):
+    """Named images with a card; a plugin of the kind ``datasets``."""
+
+    version: ClassVar[int] = 1
+    card: Card
+    classes: Sequence[str] | None = None
+    """Names of the classes, in the order of the labels; None for a set without labels."""
+
+    @abstractmethod
+    def open(self, split: str, root: Path) -> Images:
+        """Open a split: ``train``, ``val`` or ``test``.
+
+        Args:
+            split: Name of the split.
+            root: Folder that holds downloaded or imported data.
+
+        Raises:
+            RequestError: If the data are not there, saying how to get them.
+        """
+
+
+@dataclass(frozen=True)
+class Suite(ABC):
+    """One in-distribution set, its OOD sets, an outlier pool and a default network.
+
+    Attributes:
+        id_set: Name of the in-distribution set, with splits train, val and test.
+        ood_sets: Names of the OOD sets, each with a split test.
+        pool: Name of the outlier pool, with splits train and val.
+        network: Name of the default network.
+        schedule: Name of the default schedule.
+        schedules: The schedules that can be asked for.
+        published: Published values that depend on the in-distribution set, by detector and
+            field; they resolve fields whose default is None.
+        budget: Gradient steps an image and cell of an L∞ search, by type of device.
+        note: What stands under every table.
+    """
+
+    id_set: str
+    ood_sets: tuple[str, ...]
+    pool: str
+    network: str
+    schedule: str = "fast"
+    schedules: Mapping[str, Schedule] = field(default_factory=lambda: {"paper": PAPER})
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    budget: Mapping[str, int] = field(default_factory=lambda: {"cpu": 100, "cuda": 500})
+    note: str = ""
+    version: ClassVar[int] = 1
+
+    def image_set(self, name: str) -> ImageSet:
+        """Return the image set called ``name``; the default looks in the registry."""
+        from oodbench.registry import load
+
+        found = load("datasets", name)()
+        if not isinstance(found, ImageSet):
+            raise RequestError(f"{name} is a suite, not an image set")
+        return found
+
+
+class Subset(Images):
+    """The first ``limit`` images of a set, spread evenly over it.
+
+    Evenly spaced positions keep the mixture of classes and sources of an ordered set.
+    """
+
+    def __init__(self, images: Images, limit: int) -> None:
+        count = min(limit, len(images))
+        self._images = images
+        self._positions = (np.arange(count, dtype=np.int64) * len(images)) // max(count, 1)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images kept."""
+        return tuple(self._images.ids[i] for i in self._positions)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Classes of the images kept, or None."""
+        labels = self._images.labels
+        return None if labels is None else labels[self._positions]
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at ``indices`` of the subset."""
+        return self._images.batch(self._positions[np.asarray(indices, dtype=np.int64)])

@@ -1,0 +1,1 @@
+"""Classifiers under the detectors: one a file, named after it."""

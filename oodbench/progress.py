@@ -1,0 +1,127 @@
+"""How long work reports how far it is."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+_QUIET_SECONDS = 2.0
+_LINE_SECONDS = 15.0
+
+
+class Task(Protocol):
+    """A piece of work with a known length."""
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Report that ``amount`` more is done, with a short note on how it goes."""
+
+
+class Progress:
+    """Reports nothing; the base of those that do."""
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """Open a task of ``total`` units."""
+        yield _Silent()
+
+    def note(self, message: str) -> None:
+        """Tell the user one line."""
+
+
+class _Silent:
+    def advance(self, amount: float, note: str = "") -> None:
+        return
+
+
+class LineProgress(Progress):
+    """Writes a line now and then, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """Open a task; tasks shorter than two seconds leave no line."""
+        yield _Lines(self._stream, description, total)
+
+    def note(self, message: str) -> None:
+        """Write one line."""
+        print(message, file=self._stream, flush=True)
+
+
+class _Lines:
+    def __init__(self, stream: TextIO, description: str, total: float) -> None:
+        self._stream = stream
+        self._description = description
+        self._total = total
+        self._done = 0.0
+        self._start = time.monotonic()
+        self._next = self._start + _QUIET_SECONDS
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now < self._next or self._done <= 0:
+            return
+        self._next = now + _LINE_SECONDS
+        left = (now - self._start) * max(self._total - self._done, 0) / self._done
+        text = f"{self._description}: {100 * self._done / self._total:.0f} %, {left:.0f} s left"
+        print(f"{text}{'; ' + note if note else ''}", file=self._stream, flush=True)
+
+
+class BarProgress(Progress):
+    """Draws a bar with the time left in a terminal."""
+
+    def __init__(self, console: Any) -> None:
+        from rich.progress import (
+            BarColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> "BarProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """Open a task; its bar goes when it ends."""
+        bar = self._bars.add_task(description, total=total, note="")
+        try:
+            yield _Bar(self._bars, bar)
+        finally:
+            self._bars.remove_task(bar)
+
+    def note(self, message: str) -> None:
+        """Print one line above the bars."""
+        self._bars.console.print(message, style="dim", highlight=False, markup=False)
+
+
+class _Bar:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self._bars = bars
+        self._task = task
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self._bars.update(self._task, advance=amount, note=note)

@@ -1,0 +1,38 @@
+"""How long and how fast a network is taught, apart from what it is taught."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of stochastic gradient descent with Nesterov momentum.
+
+    Attributes:
+        epochs: Passes over the in-distribution training images.
+        learning_rate: Peak learning rate.
+        batch_size: In-distribution images a step; recipes add outliers in proportion.
+        policy: ``step`` (÷10 at the milestones) or ``one_cycle`` (Smith & Topin, 2018).
+        milestones: Shares of the epochs after which a ``step`` policy divides by 10.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on all parameters.
+        flip: Whether images are mirrored with probability one half.
+        crop_padding: Zero padding in pixels before a random crop; 0 for none.
+        pool_views: Augmented views of the outlier pool an epoch.
+        precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
+    """
+
+    epochs: int = 100
+    learning_rate: float = 0.1
+    batch_size: int = 64
+    policy: str = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    flip: bool = True
+    crop_padding: int = 4
+    pool_views: int = 1
+    precision: str = "float32"
+
+
+PAPER = Schedule()
+"""As published for CIFAR (Chen et al., 2021): 100 epochs, ÷10 at 50, 75 and 90."""

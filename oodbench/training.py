@@ -1,0 +1,190 @@
+"""The training loop, one for all recipes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.descent import Gradient, Value
+from oodbench.images import Images
+from oodbench.model import input_gradient
+from oodbench.network import Network, fold_batch_norm
+from oodbench.randomness import torch_generator
+from oodbench.recipe import Batch, Recipe, Stage
+from oodbench.schedule import Schedule
+from oodbench.threat import to_float
+
+_POOL_BATCH = 1024
+_ON_DEVICE_BYTES = 4 << 30
+
+
+class DeviceImages:
+    """uint8 images, on the device at once where they are few enough, else fetched in batches."""
+
+    def __init__(self, images: Images, device: torch.device) -> None:
+        self._images = images
+        self._device = device
+        self._all: Tensor | None = None
+        sample = images.batch([0])
+        if sample.nbytes * len(images) <= _ON_DEVICE_BYTES:
+            everything = torch.from_numpy(images.batch(range(len(images))))
+            self._all = everything.to(device)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Return the images at ``indices``, uint8 [n, 3, H, W], on the device."""
+        if self._all is not None:
+            return self._all[indices.to(self._device)]
+        return torch.from_numpy(self._images.batch(indices.numpy())).to(self._device)
+
+
+class Augmented:
+    """Augmented views of images, each a function of its position, never stored.
+
+    Position ``v·n + i`` is view ``v`` of image ``i``; fetching it twice gives the same pixels.
+    """
+
+    def __init__(
+        self, images: DeviceImages, schedule: Schedule, views: int, rng: torch.Generator
+    ) -> None:
+        self._images = images
+        self._padding = schedule.crop_padding
+        count = views * len(images)
+        self._flip = (
+            torch.rand(count, generator=rng) < 0.5
+            if schedule.flip
+            else torch.zeros(count, dtype=torch.bool)
+        )
+        self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
+
+    def __len__(self) -> int:
+        return len(self._flip)
+
+    @property
+    def different_images(self) -> int:
+        """Number of images behind the views."""
+        return len(self._images)
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """Return the views at ``positions``, uint8 [n, 3, H, W], on the device."""
+        images = self._images.batch(positions % len(self._images))
+        if self._padding:
+            images = shifted(images, self._padding, self._shift[positions].to(images.device))
+        flip = self._flip[positions].to(images.device)
+        return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+
+def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
+    """Crop each image at its own place after zero padding.
+
+    Args:
+        images: [N, 3, H, W].
+        padding: Zeros added on every side, in pixels.
+        offsets: Top and left of each crop in the padded image, int64 [N, 2].
+
+    Returns:
+        Tensor like ``images``.
+    """
+    count, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = offsets[:, 0, None] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1, None] + torch.arange(width, device=images.device)
+    which = torch.arange(count, device=images.device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class FrozenObjective:
+    """A function of the logits of the current network, in evaluation mode, to be lowered."""
+
+    value: Value
+    gradient: Gradient
+
+
+@dataclass
+class Training:
+    """The state of a training, as a recipe sees it.
+
+    Attributes:
+        network: The network.
+        modules: Further modules trained beside it, by name.
+        classes: Number of in-distribution classes K.
+        images_in_distribution: Number of training images |D|.
+        device: Where it runs.
+        seed: Training seed.
+        stage: Number of the current stage, from 0.
+        epoch: Number of the current epoch of the stage, from 0.
+        step: Number of the current step of the epoch, from 0.
+        schedule: Schedule of the current stage.
+        facts: What the card of the weights says of the training; a recipe may add to it.
+    """
+
+    network: Network
+    classes: int
+    images_in_distribution: int
+    device: torch.device
+    seed: int
+    schedule: Schedule
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    _pool: Augmented | None = None
+
+    @property
+    def pool(self) -> Augmented:
+        """The epoch's augmented views of the outlier pool.
+
+        Raises:
+            ValueError: If the stage uses no outliers.
+        """
+        if self._pool is None:
+            raise ValueError("this stage of the recipe uses no outliers")
+        return self._pool
+
+    @pool.setter
+    def pool(self, pool: Augmented) -> None:
+        self._pool = pool
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return the CPU generator of this step for a purpose."""
+        return torch_generator(self.seed, purpose, self.stage, self.epoch, self.step)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context that the schedule's precision asks for."""
+        if self.schedule.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.schedule.precision))
+
+    def frozen_objective(self, of_logits: Callable[[Tensor], Tensor]) -> FrozenObjective:
+        """Make a function of the logits of the current network that an attack can lower."""
+        network = fold_batch_norm(self.network)
+
+        def value(images: Tensor) -> Tensor:
+            with torch.no_grad(), self.autocast():
+                return of_logits(network(_channels_last(images)).float())
+
+        def gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+            inputs = images.detach().requires_grad_()
+            with torch.enable_grad(), self.autocast():
+                values = of_logits(network(_channels_last(inputs)).float())
+            return values.detach(), input_gradient(values, inputs)
+
+        return FrozenObjective(value, gradient)
+
+    def score_pool(self, positions: Tensor, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``of_logits`` of the pool's views at ``positions``, float32, on the CPU."""
+        value = self.frozen_objective(of_logits).value
+        parts = [value(to_float(self.pool.batch(part))) for part in positions.split(_POOL_BATCH)]
+        return torch.cat(parts).cpu()
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Reference records and weights that ship with the package."""
