@@ -1,0 +1,87 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from oodbench.progress import BarProgress, LineProgress, Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def place_options(function: F) -> F:
+    """Add the options that say where and on what machine."""
+    for option in reversed(
+        [
+            click.option("--device", help="Device such as cpu or cuda:0; CUDA if there is one."),
+            click.option("--batch-size", type=int, help="Images at once."),
+            click.option("--data-root", help="Folder of image data ($OODBENCH_DATA)."),
+            click.option("--store", help="Folder of weights ($OODBENCH_STORE)."),
+            click.option("--retrain", is_flag=True, help="Train even where weights are there."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def teaching_options(function: F) -> F:
+    """Add the options that say which networks are taught, and how."""
+    for option in reversed(
+        [
+            click.option("--suite", default="mini", show_default=True, help="Suite of image sets."),
+            click.option(
+                "--detector",
+                "detectors",
+                multiple=True,
+                help="Detectors: names, comma lists, a file ./mine.py, or all (default).",
+            ),
+            click.option(
+                "--seed", "seeds", multiple=True, help="Training seeds, comma lists [default: 0]"
+            ),
+            click.option("--schedule", help="Training schedule: paper, fast; the suite's own."),
+            click.option("--network", help="Network; the suite's own by default."),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="[PLUGIN.]NAME=VALUE",
+                help="Set a parameter of a plugin.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def whole_numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
+    """Read comma lists of whole numbers; repeated options add up.
+
+    Raises:
+        click.BadParameter: If one is no whole number.
+    """
+    numbers: dict[int, None] = {}
+    for part in ",".join(texts).split(","):
+        if not part.strip():
+            continue
+        try:
+            numbers[int(part)] = None
+        except ValueError:
+            raise click.BadParameter(f"{option} {part}: not a whole number") from None
+        if int(part) < 0:
+            raise click.BadParameter(f"{option} {part}: must not be negative")
+    return tuple(numbers)
+
+
+@contextmanager
+def reported() -> Iterator[Progress]:
+    """Report progress to standard error: bars in a terminal, lines now and then elsewhere."""
+    stream = click.get_text_stream("stderr")
+    if not stream.isatty():
+        yield LineProgress(stream)
+        return
+    from rich.console import Console
+
+    with BarProgress(Console(stderr=True)) as progress:
+        yield progress

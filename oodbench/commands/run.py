@@ -1,0 +1,105 @@
+"""``oodbench run``."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from oodbench.commands.options import place_options, reported, teaching_options, whole_numbers
+from oodbench.threat import parse_eps
+
+
+@click.command("run")
+@teaching_options
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    help="Perturbations: names, comma lists, a file, or all [default: none]",
+)
+@click.option("--eps", help="L∞ radius such as 8/255.")
+@click.option("--ood", "ood", multiple=True, help="OOD sets; all of the suite by default.")
+@click.option(
+    "--preset",
+    default="standard",
+    show_default=True,
+    type=click.Choice(["standard", "paper"]),
+    help="Strongest honest evaluation, or as published with its faults.",
+)
+@click.option("--budget", type=int, help="Gradient steps an image of a search.")
+@click.option("--limit", type=int, help="Images of each test set, spread over it.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Arithmetic of the search; scores are always judged in float32.",
+)
+@click.option("--results", help="Folder of results [default: ./oodbench-results]")
+@place_options
+@click.option("--force", is_flag=True, help="Compute even where records are there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as one JSON list.")
+@click.pass_obj
+def command(
+    obj: dict[str, bool],
+    suite: str,
+    detectors: tuple[str, ...],
+    seeds: tuple[str, ...],
+    schedule: str | None,
+    network: str | None,
+    settings: tuple[str, ...],
+    attacks: tuple[str, ...],
+    eps: str | None,
+    ood: tuple[str, ...],
+    preset: str,
+    budget: int | None,
+    limit: int | None,
+    precision: str | None,
+    results: str | None,
+    as_json: bool,
+    **places: Any,
+) -> int:
+    """Evaluate detectors on OOD images, clean or attacked.
+
+    What is stored already under the same identity is reused, the rest is computed and stored.
+    """
+    radius = None if eps is None else parse_eps(eps)
+    from oodbench.api import Places, mean_intervals, names, run
+    from oodbench.plan import Request
+
+    request = Request(
+        suite=suite,
+        detectors=names(detectors) or ("all",),
+        attacks=names(attacks) or ("none",),
+        ood=names(ood),
+        seeds=whole_numbers(seeds, "--seed") or (0,),
+        eps=radius,
+        preset=preset,
+        budget=budget,
+        schedule=schedule,
+        network=network,
+        limit=limit,
+        precision=precision,
+        settings=settings,
+    )
+    with reported() as progress:
+        plan, outcome = run(request, Places(results=results, **places), progress)
+        if radius is not None and all(record["eps"] is None for record in outcome.records):
+            progress.note(f"--eps {eps} means nothing to the attacks chosen")
+    if as_json:
+        click.echo(json.dumps(outcome.records, indent=1, ensure_ascii=False))
+    elif outcome.records:
+        from rich.console import Console
+
+        from oodbench.tables import print_tables
+
+        note = plan.bench.suite(suite).note
+        print_tables(Console(), outcome.records, note, mean_intervals(plan))
+    if not outcome.failures:
+        return 0
+    if obj.get("debug"):
+        raise outcome.errors[0]
+    for failure in outcome.failures:
+        click.echo(f"oodbench: {' '.join(failure.split())}", err=True)
+    stored = len(outcome.records)
+    click.echo(f"oodbench: {len(outcome.failures)} failed, {stored} cells are stored", err=True)
+    sys.exit(3)

@@ -1,0 +1,447 @@
+"""Carries out a plan: trains, scores, attacks, stores, and goes on where it was stopped."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from oodbench import intervals, metrics
+from oodbench.errors import CellError, DamagedFileError, OodbenchError
+from oodbench.identity import digest
+from oodbench.images import Images
+from oodbench.judging import Ledger, Shown, final_scores, health, judged, worst_case
+from oodbench.plan import Cell, Plan, Subjected, described_cell
+from oodbench.records import (
+    SCHEMA,
+    arrays_digest,
+    ids_array,
+    read_arrays,
+    write_arrays,
+    write_record,
+)
+from oodbench.workbench import Settings, Workbench, versions
+
+Arrays = dict[str, NDArray[Any]]
+
+_RANGE = 500
+"""Images of a piece of work; what is lost when a run is killed is at most one piece."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work: some images of cells that differ in the detector alone.
+
+    It is plain data; with the same weights and images its result is the same wherever it is
+    done, and results are put together by image.
+
+    Attributes:
+        cells: The cells, on the same set under the same perturbation.
+        start: First image.
+        stop: Image after the last.
+    """
+
+    cells: tuple[Cell, ...]
+    start: int
+    stop: int
+
+
+@dataclass
+class Piece:
+    """The result of a piece of work for one cell.
+
+    Attributes:
+        arrays: ``ids``, ``scores``, ``tags`` and, under ``paper``, ``published`` scores.
+        ledger: What the search did, as plain data.
+        seconds: Time it took.
+    """
+
+    arrays: Arrays
+    ledger: dict[str, Any]
+    seconds: float
+
+
+def run_work(
+    work: Work, bench: Workbench, tick: Callable[[int], None] | None = None
+) -> list[Piece | Exception]:
+    """Do a piece of work; a detector that fails does not take the others along.
+
+    Args:
+        work: What to do.
+        bench: Where it is done.
+        tick: Called with a number of images for each gradient and for each final score.
+
+    Returns:
+        A piece or the error for each cell, in order.
+    """
+    groups = [work.cells] if work.cells[0].shared else [(cell,) for cell in work.cells]
+    results: list[Piece | Exception] = []
+    for group in groups:
+        results += _run_group(group, work, bench, tick)
+    return results
+
+
+def _run_group(
+    cells: tuple[Cell, ...], work: Work, bench: Workbench, tick: Callable[[int], None] | None
+) -> list[Piece | Exception]:
+    batch_size = bench.settings.batch_size
+    while True:
+        try:
+            return list(_attempt(cells, work, bench, tick, batch_size))
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size = max(batch_size // 2, 1)
+            torch.cuda.empty_cache()
+            bench.progress.note(f"memory ran out; going on with --batch-size {batch_size}")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:
+            if len(cells) == 1:
+                return [error]
+            # One of several detectors failed: find out which by doing them one at a time.
+            return [
+                result for cell in cells for result in _run_group((cell,), work, bench, tick)
+            ]
+
+
+def _attempt(
+    cells: tuple[Cell, ...],
+    work: Work,
+    bench: Workbench,
+    tick: Callable[[int], None] | None,
+    batch_size: int,
+) -> Iterator[Piece]:
+    started = time.monotonic()
+    first = cells[0]
+    images = bench.limited(first.subject.taught.suite, first.image_set, first.subject.limit)
+    subjects = [
+        bench.subject(cell.subject.detector, cell.subject.taught, cell.precision) for cell in cells
+    ]
+    stages = [stage.instance for stage in first.stages]
+    ledger = Ledger(tick=tick)
+    batches: list[list[Arrays]] = [[] for _ in cells]
+    for begin in range(work.start, work.stop, batch_size):
+        indices = np.arange(begin, min(begin + batch_size, work.stop))
+        ids = [images.ids[i] for i in indices]
+        pixels = bench.pixels(images, indices)
+        verdicts = worst_case(subjects, stages, pixels, ids, 0, ledger)
+        for parts, subject, verdict in zip(batches, subjects, verdicts, strict=True):
+            scores = final_scores(subject, stages[-1], verdict)
+            part: Arrays = {
+                "ids": ids_array(ids),
+                "scores": scores.cpu().numpy(),
+                "tags": ids_array(verdict.tags),
+            }
+            published = subject.detector.published_score()
+            if stages[0].preset == "paper" and published is not None:
+                shown = Shown.of(verdict.images)
+                part["published"] = judged(published, subject.model, shown).cpu().numpy()
+            parts.append(part)
+        if tick is not None:
+            tick(len(indices) * len(cells))
+    seconds = (time.monotonic() - started) / len(cells)
+    told = {
+        "gradient_images": ledger.gradient_images,
+        "first": {name: dict(counts) for name, counts in ledger.first.items()},
+    }
+    for parts in batches:
+        yield Piece(_joined(parts), told, seconds)
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        records: Records of all cells that are there now, in the order of the plan.
+        computed: How many of them this run computed.
+        failures: A line for each cell that failed.
+        errors: The exceptions behind them.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    computed: int = 0
+    failures: list[str] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+
+def execute(plan: Plan) -> Outcome:
+    """Compute the missing cells of a plan and store each as soon as it is there.
+
+    Returns:
+        All records; a cell that failed has none and is named among the failures.
+    """
+    run = _Run(plan)
+    run.all_cells()
+    outcome = run.outcome
+    outcome.records = [plan.done[cell] for cell in plan.cells if cell in plan.done]
+    return outcome
+
+
+class _Run:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.bench = plan.bench
+        self.outcome = Outcome()
+        self._id_scores: dict[Subjected, Arrays] = {}
+        self._broken: set[Subjected] = set()
+
+    def all_cells(self) -> None:
+        missing = self.plan.missing
+        if not missing:
+            return
+        for subject in dict.fromkeys(cell.subject for cell in missing):
+            self._prepare(subject)
+        groups: dict[Any, list[Cell]] = {}
+        for cell in missing:
+            if cell.subject in self._broken:
+                continue
+            key = (cell.perturbation, cell.image_set) if cell.shared else cell
+            groups.setdefault(key, []).append(cell)
+        total = sum(self._cost(cell) for cell in missing if cell.subject not in self._broken)
+        with self.bench.progress.task("scoring", total) as task:
+            for cells in groups.values():
+                title = cells[0].title if len(cells) == 1 else cells[0].image_set
+                self._group(tuple(cells), lambda count, title=title: task.advance(count, title))
+
+    def _cost(self, cell: Cell) -> int:
+        """Return how many ticks a cell will take, about."""
+        images = self._images(cell)
+        steps = sum(getattr(stage.instance, "budget", 0) or 0 for stage in cell.stages)
+        return len(images) * (1 + steps)
+
+    def _images(self, cell: Cell) -> Images:
+        subject = cell.subject
+        return self.bench.limited(subject.taught.suite, cell.image_set, subject.limit)
+
+    def _fail(self, title: str, error: Exception) -> None:
+        reason = str(error) if isinstance(error, OodbenchError) else f"{type(error).__name__}: {error}"
+        self.outcome.failures.append(f"{title}: {reason}")
+        self.outcome.errors.append(error)
+
+    # What a cell stands on
+
+    def _prepare(self, subject: Subjected) -> None:
+        """Train, fit and score the in-distribution images, once for all cells of a detector."""
+        try:
+            self.bench.weights(subject.taught)
+            self.bench.state(subject.detector, subject.taught)
+            self._id_scores[subject] = self._scores_of_id(subject)
+        except OodbenchError as error:
+            if not isinstance(error, CellError) and error.exit_code != CellError.exit_code:
+                raise
+            self._broken.add(subject)
+            self._fail(subject.title, error)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._broken.add(subject)
+            self._fail(subject.title, error)
+
+    def _scores_of_id(self, subject: Subjected) -> Arrays:
+        path = self.plan.id_path(subject)
+        weights = self.bench.weights(subject.taught).digest
+        if path.exists():
+            try:
+                arrays, meta = read_arrays(path)
+                if meta["weights"] == weights:
+                    return arrays
+            except DamagedFileError:
+                # Only the cells are asked for; what they stand on is made again.
+                self.bench.progress.note(f"{path} was damaged and is computed again")
+        suite = self.bench.suite(subject.taught.suite)
+        images = self.bench.limited(subject.taught.suite, suite.id_set, subject.limit)
+        labels = images.labels
+        if labels is None:
+            raise CellError("the in-distribution test images have no labels")
+        ready = self.bench.subject(subject.detector, subject.taught, "judge")
+        published = ready.detector.published_score()
+        parts: list[Arrays] = []
+        for begin in range(0, len(images), self.bench.settings.batch_size):
+            indices = np.arange(begin, min(begin + self.bench.settings.batch_size, len(images)))
+            shown = Shown.of(self.bench.pixels(images, indices))
+            with torch.no_grad():
+                predicted = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
+            part: Arrays = {
+                "ids": ids_array([images.ids[i] for i in indices]),
+                "scores": judged(ready.detector.score, ready.model, shown).cpu().numpy(),
+                "correct": predicted.cpu().numpy() == labels[indices],
+            }
+            if published is not None:
+                part["published"] = judged(published, ready.model, shown).cpu().numpy()
+            parts.append(part)
+        arrays = _joined(parts)
+        identity = digest(self.plan.identities.subject(subject))
+        write_arrays(path, arrays, {"identity": identity, "weights": weights})
+        return arrays
+
+    # Cells
+
+    def _group(self, cells: tuple[Cell, ...], tick: Callable[[int], None]) -> None:
+        count = len(self._images(cells[0]))
+        failed: set[Cell] = set()
+        pieces: dict[Cell, list[Piece]] = {cell: [] for cell in cells}
+        for start in range(0, count, _RANGE):
+            stop = min(start + _RANGE, count)
+            todo = []
+            for cell in cells:
+                kept = None if cell in failed else self._kept(cell, start, stop)
+                if kept is not None:
+                    pieces[cell].append(kept)
+                    tick(self._cost(cell) * (stop - start) // count)
+                elif cell not in failed:
+                    todo.append(cell)
+            if not todo:
+                continue
+            results = run_work(Work(tuple(todo), start, stop), self.bench, tick)
+            for cell, result in zip(todo, results, strict=True):
+                if isinstance(result, Exception):
+                    failed.add(cell)
+                    self._fail(cell.title, result)
+                    continue
+                pieces[cell].append(result)
+                if stop < count or start > 0:
+                    self._keep(cell, start, stop, result)
+        for cell in cells:
+            if cell not in failed:
+                self._store(cell, pieces[cell])
+
+    def _store(self, cell: Cell, pieces: list[Piece]) -> None:
+        try:
+            record, arrays = self._record(cell, pieces)
+        except ValueError as error:
+            self._fail(cell.title, error)
+            return
+        path = self.plan.record_path(cell)
+        write_record(path, record, arrays)
+        from oodbench.records import read_record
+
+        self.plan.done[cell] = read_record(path)
+        self.outcome.computed += 1
+        shutil.rmtree(self._parts_folder(cell), ignore_errors=True)
+
+    def _parts_folder(self, cell: Cell) -> Path:
+        path = self.plan.record_path(cell)
+        return path.parent / f".{path.stem}.parts"
+
+    def _part_meta(self, cell: Cell) -> dict[str, str]:
+        return {
+            "identity": digest(self.plan.identities.cell(cell)),
+            "weights": self.bench.weights(cell.subject.taught).digest,
+        }
+
+    def _keep(self, cell: Cell, start: int, stop: int, piece: Piece) -> None:
+        path = self._parts_folder(cell) / f"{start}-{stop}.npz"
+        meta = self._part_meta(cell) | {"ledger": piece.ledger, "seconds": piece.seconds}
+        write_arrays(path, piece.arrays, meta)
+
+    def _kept(self, cell: Cell, start: int, stop: int) -> Piece | None:
+        path = self._parts_folder(cell) / f"{start}-{stop}.npz"
+        if not path.exists():
+            return None
+        try:
+            arrays, meta = read_arrays(path)
+        except DamagedFileError:
+            return None
+        if any(meta.get(key) != value for key, value in self._part_meta(cell).items()):
+            return None
+        return Piece(arrays, meta["ledger"], meta["seconds"])
+
+    # Records
+
+    def _record(self, cell: Cell, pieces: list[Piece]) -> tuple[dict[str, Any], Arrays]:
+        arrays = _joined([piece.arrays for piece in pieces])
+        known = self._id_scores[cell.subject]
+        id_scores, ood_scores = known["scores"], arrays["scores"]
+        values = metrics.compute(id_scores, ood_scores)
+        bounds = intervals.intervals(id_scores, ood_scores)
+        right, rejected = int(known["correct"].sum()), values["fnr"] * len(id_scores)
+        bounds["accuracy"] = intervals.proportion_interval(right, len(id_scores))
+        bounds["fnr"] = intervals.proportion_interval(round(rejected), len(id_scores))
+        suite = self.bench.suite(cell.subject.taught.suite)
+        note = suite.image_set(cell.image_set).card.note
+        told = described_cell(cell, self.plan.identities)
+        told["digests"] |= {
+            "weights": self.bench.weights(cell.subject.taught).digest,
+            "id_scores": arrays_digest(known),
+        }
+        threshold = values.pop("threshold")
+        record = {
+            "schema": SCHEMA,
+            **told,
+            "n_id": len(id_scores),
+            "n_ood": len(ood_scores),
+            **values,
+            "accuracy": right / len(id_scores),
+            "threshold": threshold if np.isfinite(threshold) else str(threshold),
+            "intervals": {name: list(pair) for name, pair in bounds.items()},
+            "attack": self._attack(cell, pieces, arrays),
+            "versions": versions(),
+            "device": device_name(self.bench.device),
+            "seconds": round(sum(piece.seconds for piece in pieces), 3),
+            "notes": [*([note] if note else []), *metrics.notes(id_scores, ood_scores)],
+            "extras": self._extras(cell, known, arrays),
+        }
+        return record, arrays
+
+    def _attack(self, cell: Cell, pieces: list[Piece], arrays: Arrays) -> dict[str, Any] | None:
+        if cell.perturbation.instance.shared and not cell.perturbation.instance.stages:
+            changed = set(np.unique(arrays["tags"])) != {"clean"}
+            if not changed:
+                return None
+        first: dict[str, Counter[str]] = {}
+        gradients = 0
+        for piece in pieces:
+            gradients += piece.ledger["gradient_images"]
+            for name, counts in piece.ledger["first"].items():
+                first.setdefault(name, Counter()).update(counts)
+        tags, counts = np.unique(arrays["tags"], return_counts=True)
+        budgets = [getattr(stage.instance, "budget", None) for stage in cell.stages]
+        return {
+            "budget": next((budget for budget in budgets if budget is not None), None),
+            "steps": gradients / len(arrays["ids"]),
+            "restarts": sum(stage.instance.restarts(sorted(first)) for stage in cell.stages),
+            "objectives": sorted(first),
+            "won": {str(tag): int(count) for tag, count in zip(tags, counts, strict=True)},
+            "health": health(first),
+        }
+
+    def _extras(self, cell: Cell, known: Arrays, arrays: Arrays) -> dict[str, Any]:
+        if cell.perturbation.instance.preset != "paper":
+            return {}
+        ours, theirs = (a.get("published", a["scores"]) for a in (known, arrays))
+        return {
+            **metrics.published(ours, theirs),
+            "auroc_published": metrics.auroc(ours, theirs),
+        }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device for a record."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {torch.get_num_threads()} threads"
+
+
+def run_in_process(work: Work, settings: Settings) -> list[Piece]:
+    """Do a piece of work with nothing but plain data, as another process or machine would.
+
+    Raises:
+        Exception: Whatever a cell failed with.
+    """
+    results = run_work(work, Workbench(settings))
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return [result for result in results if isinstance(result, Piece)]

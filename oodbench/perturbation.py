@@ -1,0 +1,94 @@
+"""The contract of a perturbation: what happens to images before they are scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+PRESETS = ("standard", "paper")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Images that a search offers; the harness judges which of them count.
+
+    Attributes:
+        images: uint8 [N, 3, H, W], one for each centre.
+        tags: What made each, such as the corruption or the objective; one for all or one each.
+    """
+
+    images: Tensor
+    tags: str | Sequence[str]
+
+    def tag(self, index: int) -> str:
+        """Return the tag of one image."""
+        return self.tags if isinstance(self.tags, str) else self.tags[index]
+
+
+class SearchObjective(Protocol):
+    """A function of images in [0, 1], float32 [N, 3, H, W], that the search lowers.
+
+    The harness counts the gradients and keeps an eye on their health.
+    """
+
+    def value(self, images: Tensor) -> Tensor:
+        """Return the values [N], without a gradient."""
+
+    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values [N] and their gradients [N, 3, H, W]."""
+
+
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    """What an attacker may do to an image.
+
+    A subclass is a frozen dataclass whose fields are its parameters. A field ``eps`` (whole grey
+    levels) makes it an L∞ ball, a field ``budget`` a search of so many gradient steps an image;
+    the command line sets them by these names.
+
+    Attributes:
+        preset: ``standard``, the strongest honest evaluation, or ``paper``, as published with
+            its faults.
+    """
+
+    version: ClassVar[int] = 1
+    stages: ClassVar[tuple[str, ...]] = ()
+    """Names of perturbations to be done one about the result of the other, in place of a search."""
+    in_all: ClassVar[bool] = False
+    """Whether ``--attack all`` means this one too: the four of the published comparison."""
+    shared: ClassVar[bool] = False
+    """Whether the candidates are the same for all detectors, so that they are made once."""
+
+    preset: str = "standard"
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}")
+
+    @abstractmethod
+    def search(
+        self,
+        objectives: Mapping[str, SearchObjective],
+        centres: Tensor,
+        ids: Sequence[str],
+        seed: int,
+    ) -> Iterator[Candidate]:
+        """Yield candidates for a batch of images.
+
+        It must treat every image on its own: the result for an image may depend on its pixels,
+        its id and the seed, never on the rest of the batch.
+
+        Args:
+            objectives: Functions to lower. ``score`` is always there under ``standard``, with
+                those that the detector adds; under ``paper`` ``published`` is the only one.
+                Empty where `shared`.
+            centres: uint8 [N, 3, H, W].
+            ids: Ids of the images.
+            seed: Seed of the evaluation, for `oodbench.randomness`.
+        """
+
+    def restarts(self, objectives: Sequence[str]) -> int:
+        """Return how many runs a search makes for each image, for the record."""
+        return 0

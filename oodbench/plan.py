@@ -1,0 +1,352 @@
+"""What a run will do: the cells asked for, what they stand on, and what is there already."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from oodbench.errors import DamagedFileError, RequestError
+from oodbench.identity import PROTOCOL, digest, parameters, question
+from oodbench.perturbation import Perturbation
+from oodbench.plugins import PluginSpec, field_types, resolved, with_settings
+from oodbench.records import Place, read_arrays, read_record
+from oodbench.registry import entries, load
+from oodbench.threat import format_eps
+from oodbench.workbench import Taught, Workbench
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; names as on the command line.
+
+    Attributes:
+        suite: Name or path of the suite.
+        detectors: Names or paths; ``all`` is every one that is registered.
+        attacks: Names or paths; ``all`` is every one that declares itself part of it.
+        ood: OOD sets; empty for all of the suite.
+        seeds: Training seeds.
+        eps: Radius in grey levels of the perturbations that have one.
+        preset: ``standard`` or ``paper``.
+        budget: Gradient steps an image; None takes the suite's.
+        schedule: Name of the schedule; None takes the suite's.
+        network: Name or path of the network; None takes the suite's.
+        limit: Images of each test set; None for all.
+        precision: Type of the search's arithmetic; None is float32 on the CPU and bfloat16 on
+            a GPU.
+        settings: Texts such as ``odin.temperature=100``.
+    """
+
+    suite: str = "mini"
+    detectors: Sequence[str] = ("all",)
+    attacks: Sequence[str] = ("none",)
+    ood: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    eps: int | None = None
+    preset: str = "standard"
+    budget: int | None = None
+    schedule: str | None = None
+    network: str | None = None
+    limit: int | None = None
+    precision: str | None = None
+    settings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Subjected:
+    """A detector with trained weights, on some of a suite's test images.
+
+    Attributes:
+        detector: The detector, its parameters resolved.
+        taught: The training behind it.
+        limit: Images of each test set; None for all.
+    """
+
+    detector: PluginSpec
+    taught: Taught
+    limit: int | None
+
+    @property
+    def title(self) -> str:
+        """Short name for people."""
+        return f"{self.detector.name}, seed {self.taught.seed}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number-bearing unit.
+
+    Attributes:
+        subject: The detector.
+        perturbation: What happens to the images.
+        stages: The perturbations of a composition; the perturbation itself otherwise.
+        image_set: Name of the OOD set.
+        precision: Type of the search's arithmetic.
+    """
+
+    subject: Subjected
+    perturbation: PluginSpec
+    stages: tuple[PluginSpec, ...]
+    image_set: str
+    precision: str
+
+    @property
+    def title(self) -> str:
+        """Short name for people."""
+        return f"{self.subject.title}, {self.perturbation.name} on {self.image_set}"
+
+    @property
+    def shared(self) -> bool:
+        """Whether the first candidates are the same for all detectors."""
+        return bool(self.stages[0].instance.shared)
+
+    @property
+    def searches(self) -> bool:
+        """Whether gradients are used, in some precision."""
+        return any("budget" in field_types(stage) for stage in self.stages)
+
+
+class Identities:
+    """Identities of a run's cells, with the digests that they need."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._subjects: dict[Subjected, dict[str, Any]] = {}
+
+    def subject(self, subject: Subjected) -> dict[str, Any]:
+        """Return what determines the scores of the in-distribution test images."""
+        if subject not in self._subjects:
+            bench, taught = self._bench, subject.taught
+            suite = bench.suite(taught.suite)
+            weights = bench.weights_identity(taught)
+            test = bench.images(taught.suite, suite.id_set, "test").digest
+            self._subjects[subject] = {
+                "protocol": PROTOCOL,
+                "suite": Path(taught.suite).stem,
+                "limit": subject.limit,
+                "detector": subject.detector.identity(),
+                **bench.training_question(taught),
+                "digests": {**weights["digests"], "id": test, "start": weights["start"]},
+            }
+        return self._subjects[subject]
+
+    def cell(self, cell: Cell) -> dict[str, Any]:
+        """Return what determines a cell."""
+        subject = self.subject(cell.subject)
+        images = self._bench.images(cell.subject.taught.suite, cell.image_set, "test")
+        return {
+            **subject,
+            "digests": {**subject["digests"], "set": images.digest},
+            "set": cell.image_set,
+            "side": "ood",
+            "perturbation": cell.perturbation.identity(),
+            "stages": [stage.identity() for stage in cell.stages],
+            "precision": cell.precision if cell.searches else "float32",
+        }
+
+
+@dataclass
+class Plan:
+    """Cells, and which of them are there already.
+
+    Attributes:
+        cells: All cells asked for, in the order of the table.
+        done: Records that can be used as they are, by cell.
+        results: The results folder.
+    """
+
+    cells: list[Cell]
+    results: Path
+    bench: Workbench
+    identities: Identities
+    done: dict[Cell, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells that have to be computed."""
+        return [cell for cell in self.cells if cell not in self.done]
+
+    @cached_property
+    def trainings(self) -> list[Taught]:
+        """The different trainings behind all cells, each after the one that it starts from."""
+        ordered: dict[Taught, None] = {}
+        for cell in self.cells:
+            chain: list[Taught] = []
+            taught: Taught | None = cell.subject.taught
+            while taught is not None:
+                chain.insert(0, taught)
+                taught = taught.start
+            ordered |= dict.fromkeys(chain)
+        return list(ordered)
+
+    def place(self, subject: Subjected) -> Place:
+        """Return where a detector's files lie."""
+        taught = subject.taught
+        return Place(self.results, Path(taught.suite).stem, subject.detector.name, taught.seed)
+
+    def record_path(self, cell: Cell) -> Path:
+        """Return the file of a cell's record."""
+        identity = digest(self.identities.cell(cell))
+        return self.place(cell.subject).record(cell.perturbation.name, cell.image_set, identity)
+
+    def id_path(self, subject: Subjected) -> Path:
+        """Return the file of a detector's in-distribution scores."""
+        return self.place(subject).id_scores(digest(self.identities.subject(subject)))
+
+
+def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool = False) -> Plan:
+    """Resolve names and parameters, and look up what is stored.
+
+    A stored record is used if it has the same identity and was computed from the weights that
+    the plan would use; ``force`` uses none.
+
+    Raises:
+        RequestError: If something asked for is not there or does not fit.
+        DamagedFileError: If a stored record is damaged.
+    """
+    suite = bench.suite(request.suite)
+    if request.limit is not None and request.limit < 1:
+        raise RequestError(f"--limit {request.limit}: at least 1 image is needed")
+    schedule = request.schedule or suite.schedule
+    network = request.network or suite.network
+    bench.schedule(request.suite, schedule)
+    bench.network(network)
+    detectors = [
+        PluginSpec("detectors", name)
+        for name in _selected("detectors", request.detectors, lambda name: True)
+    ]
+    attacks = [
+        PluginSpec("attacks", name)
+        for name in _selected("attacks", request.attacks, lambda name: load("attacks", name).in_all)
+    ]
+    changed = with_settings([*detectors, *attacks], request.settings)
+    detectors, attacks = changed[: len(detectors)], changed[len(detectors) :]
+    detectors = [resolved(spec, suite.published) for spec in detectors]
+    device = bench.device.type
+    precision = request.precision or ("float32" if device == "cpu" else "bfloat16")
+    attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
+    _check_published(request.preset, detectors, attacks)
+    sets = _chosen_sets(request.ood, suite.ood_sets)
+    cells = [
+        Cell(
+            Subjected(
+                detector,
+                bench.taught(detector, request.suite, schedule, network, seed),
+                request.limit,
+            ),
+            attack,
+            _stages(attack),
+            image_set,
+            precision,
+        )
+        for detector in detectors
+        for seed in request.seeds
+        for attack in attacks
+        for image_set in sets
+    ]
+    plan = Plan(cells, results, bench, Identities(bench))
+    if not force:
+        for cell in cells:
+            record = _stored(plan, cell)
+            if record is not None:
+                plan.done[cell] = record
+    return plan
+
+
+def _selected(kind: str, names: Iterable[str], in_all: Callable[[str], bool]) -> list[str]:
+    chosen: dict[str, None] = {}
+    for name in names:
+        if name == "all":
+            chosen |= dict.fromkeys(known for known in entries(kind) if in_all(known))
+        else:
+            chosen[name] = None
+    return list(chosen)
+
+
+def _with_threat(spec: PluginSpec, request: Request, budget: int) -> PluginSpec:
+    """Set preset, radius and budget on a perturbation that has such fields."""
+    fields = field_types(spec)
+    values: dict[str, Any] = {"preset": request.preset}
+    if "eps" in fields and request.eps is not None:
+        values["eps"] = request.eps
+    if "budget" in fields:
+        chosen = request.budget
+        if chosen is None and request.preset == "standard":
+            chosen = budget
+        values["budget"] = chosen
+    given = dict(spec.params)
+    return spec.replaced(**{name: value for name, value in values.items() if name not in given})
+
+
+def _stages(spec: PluginSpec) -> tuple[PluginSpec, ...]:
+    """Return the stages of a composition, with the composition's parameters where they fit."""
+    names = spec.instance.stages
+    if not names:
+        return (spec,)
+    values = parameters(spec.instance)
+    stages = []
+    for name in names:
+        stage = PluginSpec("attacks", name)
+        fields = field_types(stage)
+        stages.append(stage.replaced(**{k: v for k, v in values.items() if k in fields}))
+    return tuple(stages)
+
+
+def _check_published(
+    preset: str, detectors: Sequence[PluginSpec], attacks: Sequence[PluginSpec]
+) -> None:
+    searching = [a.name for a in attacks if any("budget" in field_types(s) for s in _stages(a))]
+    lacking = [d.name for d in detectors if d.instance.published_objective() is None]
+    if preset == "paper" and searching and lacking:
+        raise RequestError(
+            f"--preset paper: {', '.join(lacking)} has no published loss for {searching[0]} to "
+            "attack; leave it out or use --preset standard"
+        )
+
+
+def _chosen_sets(asked: Sequence[str], known: Sequence[str]) -> list[str]:
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise RequestError(f"--ood {unknown[0]}: the suite has {', '.join(known)}")
+    return [name for name in known if not asked or name in asked]
+
+
+def _stored(plan: Plan, cell: Cell) -> dict[str, Any] | None:
+    path = plan.record_path(cell)
+    if not path.exists():
+        return None
+    record = read_record(path)
+    if record["identity"] != digest(plan.identities.cell(cell)):
+        raise DamagedFileError(f"{path} belongs to another cell; delete it, or use --force")
+    weights = plan.bench.stored_weights(cell.subject.taught)
+    if weights is None or weights.digest != record["digests"]["weights"]:
+        return None
+    read_arrays(path.with_suffix(".npz"))
+    return record
+
+
+def described_cell(cell: Cell, identities: Identities) -> dict[str, Any]:
+    """Return the fields of a cell's record that say what was asked."""
+    identity = identities.cell(cell)
+    perturbation: Perturbation = cell.perturbation.instance
+    radius = getattr(perturbation, "eps", None)
+    return {
+        "identity": digest(identity),
+        "cell_key": digest(question(identity)),
+        "suite": identity["suite"],
+        "detector": cell.subject.detector.name,
+        "params": identity["detector"]["params"],
+        "recipe": identity["recipe"],
+        "schedule": identity["schedule"],
+        "network": identity["network"]["name"],
+        "seed": cell.subject.taught.seed,
+        "perturbation": cell.perturbation.name,
+        "preset": perturbation.preset,
+        "eps": None if radius is None else format_eps(radius),
+        "side": identity["side"],
+        "kind": "empirical",
+        "precision": identity["precision"],
+        "set": cell.image_set,
+        "protocol": PROTOCOL,
+        "digests": dict(identity["digests"]),
+    }

@@ -1,0 +1,132 @@
+"""A plugin with its parameters set, as plain data that any process can make it from."""
+
+import ast
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from oodbench.errors import RequestError
+from oodbench.identity import parameters
+from oodbench.registry import KINDS, find, source_digest
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """A reference to a plugin and its parameters; picklable.
+
+    Attributes:
+        kind: Kind of plugin, such as ``detectors``.
+        reference: Its name, or the path of its file.
+        params: Fields that differ from the defaults, in order of their names.
+    """
+
+    kind: str
+    reference: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return find(self.kind, self.reference).name
+
+    @property
+    def instance(self) -> Any:
+        """The plugin itself.
+
+        Raises:
+            RequestError: If a parameter is refused.
+        """
+        return _instance(self)
+
+    def replaced(self, **values: Any) -> "PluginSpec":
+        """Return the same plugin with some parameters set."""
+        merged = dict(self.params) | values
+        return dataclasses.replace(self, params=tuple(sorted(merged.items())))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this plugin what it is, as plain data."""
+        return {"name": self.name, **described(self.instance)}
+
+
+def described(instance: Any) -> dict[str, Any]:
+    """Return version or source digest, and parameters, of a plugin or a recipe."""
+    source = source_digest(type(instance))
+    origin = {"version": type(instance).version} if source is None else {"source": source}
+    return {**origin, "params": parameters(instance)}
+
+
+@cache
+def _instance(spec: PluginSpec) -> Any:
+    entry = find(spec.kind, spec.reference)
+    try:
+        return entry.load()(**dict(spec.params))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{KINDS[spec.kind].noun} {entry.name}: {error}") from error
+
+
+def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[PluginSpec]:
+    """Apply ``--set`` texts such as ``temperature=100`` or ``odin.temperature=100``.
+
+    A bare name sets the field of every plugin that has it.
+
+    Raises:
+        RequestError: If a text has no ``=``, no plugin has the field, or the value does not fit.
+    """
+    result = list(specs)
+    for text in settings:
+        target, equals, raw = text.partition("=")
+        owner, dot, name = target.rpartition(".")
+        if not equals or not name:
+            raise RequestError(f"--set {text}: write NAME=VALUE or PLUGIN.NAME=VALUE")
+        hit = False
+        for index, spec in enumerate(result):
+            if dot and owner != spec.name:
+                continue
+            fields = field_types(spec)
+            if name in fields:
+                hit = True
+                result[index] = spec.replaced(**{name: _parsed(text, raw, fields[name])})
+        if not hit:
+            whose = owner if dot else "any selected detector or attack"
+            known = sorted({name for spec in result for name in field_types(spec)})
+            raise RequestError(f"--set {text}: {whose} has no field {name}; there are "
+                               f"{', '.join(known) or 'none'}")
+    return result
+
+
+def field_types(spec: PluginSpec) -> Mapping[str, Any]:
+    """Return the types of a plugin's fields by name."""
+    plugin = find(spec.kind, spec.reference).load()
+    if not dataclasses.is_dataclass(plugin):
+        return {}
+    hints = typing.get_type_hints(plugin)
+    return {field.name: hints[field.name] for field in dataclasses.fields(plugin) if field.init}
+
+
+def _parsed(text: str, raw: str, wanted: Any) -> Any:
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        value = raw
+    allowed = typing.get_args(wanted) or (wanted,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
+    if isinstance(value, bool) and bool not in kinds:
+        kinds = ()
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+        return float(value)
+    if not kinds or not isinstance(value, tuple(k for k in kinds if isinstance(k, type))):
+        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
+        raise RequestError(f"--set {text}: {raw!r} is not {names}")
+    return value
+
+
+def resolved(spec: PluginSpec, published: Mapping[str, Mapping[str, Any]]) -> PluginSpec:
+    """Fill fields that are None with what the suite says was published for it."""
+    known = published.get(spec.name, {})
+    missing = {
+        name: value for name, value in known.items() if getattr(spec.instance, name, 0) is None
+    }
+    return spec.replaced(**missing) if missing else spec

@@ -1,0 +1,184 @@
+"""Records: what is stored of a cell, and the files that hold them."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.errors import DamagedFileError
+from oodbench.files import write_atomically
+from oodbench.identity import SHORT, canonical_json, digest, digest_bytes
+
+SCHEMA = 1
+"""Version of the record format; older ones are read through `_UPGRADES`."""
+
+_UPGRADES: dict[int, Any] = {}
+"""Steps by the version that they start from: record → record of the next version."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a detector's results lie.
+
+    Attributes:
+        root: The results folder.
+        suite: Name of the suite.
+        detector: Name of the detector.
+        seed: Training seed.
+    """
+
+    root: Path
+    suite: str
+    detector: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all files of the detector and seed."""
+        return self.root / self.suite / self.detector / str(self.seed)
+
+    def record(self, perturbation: str, image_set: str, identity: str) -> Path:
+        """File of a cell's record."""
+        return self.folder / perturbation / f"{image_set}--{identity[:SHORT]}.json"
+
+    def id_scores(self, identity: str) -> Path:
+        """File of the scores of the in-distribution test images."""
+        return self.folder / f"id--{identity[:SHORT]}.npz"
+
+
+# Arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Write arrays and plain data as an npz file that knows its own digest."""
+    text = canonical_json(dict(meta) | {"digest": arrays_digest(arrays)})
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            _savez(file, {**arrays, "meta": np.array(text)})
+
+    write_atomically(path, write)
+
+
+def _savez(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `write_arrays` wrote.
+
+    Raises:
+        DamagedFileError: If the file is truncated, edited or foreign.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta: dict[str, Any] = json.loads(str(arrays.pop("meta")))
+        whole = meta["digest"] == arrays_digest(arrays)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise DamagedFileError(_damaged(path, "cannot be read")) from error
+    if not whole:
+        raise DamagedFileError(_damaged(path, "was changed after it was written"))
+    return arrays, meta
+
+
+def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the sha256 of arrays by name, type, shape and value."""
+
+    def chunks() -> Any:
+        for name, array in sorted(arrays.items()):
+            yield f"{name} {array.dtype.str} {array.shape}\n".encode()
+            yield np.ascontiguousarray(array).tobytes()
+
+    return digest_bytes(chunks())
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"{path} {what}; delete it, or replace it with --force"
+
+
+# Records
+
+
+def write_record(path: Path, record: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a record and its scores; the record last, so that with it all is there.
+
+    Raises:
+        jsonschema.ValidationError: If the record does not fit the schema.
+    """
+    digests = dict(record["digests"]) | {"scores": arrays_digest(arrays)}
+    digests["record"] = digest({**record, "digests": digests})
+    whole = {**record, "digests": digests}
+    _validator().validate(whole)
+    write_arrays(path.with_suffix(".npz"), arrays, {"identity": record["identity"]})
+    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: _write_text(file, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record, upgrading one of an older version.
+
+    Raises:
+        DamagedFileError: If the file is truncated, edited, foreign or newer than this program.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = record["schema"]
+        digests = dict(record["digests"])
+        stated = digests.pop("record")
+        whole = stated == digest({**record, "digests": digests})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(_damaged(path, "cannot be read as a record")) from error
+    if not whole:
+        raise DamagedFileError(_damaged(path, "was changed after it was written"))
+    if version > SCHEMA:
+        raise DamagedFileError(f"{path} has schema {version}; this oodbench reads up to {SCHEMA}")
+    while version < SCHEMA:
+        record = _UPGRADES[version](record)
+        version = record["schema"]
+    errors = sorted(_validator().iter_errors(record), key=str)
+    if errors:
+        raise DamagedFileError(_damaged(path, f"does not fit the schema ({errors[0].message})"))
+    return record
+
+
+def read_scores(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays beside a record: ``ids``, ``scores`` and what else there is.
+
+    Raises:
+        DamagedFileError: If they are damaged or belong to another record.
+    """
+    record = read_record(path)
+    arrays, _ = read_arrays(path.with_suffix(".npz"))
+    if record["digests"]["scores"] != arrays_digest(arrays):
+        raise DamagedFileError(_damaged(path.with_suffix(".npz"), "belongs to another record"))
+    return arrays
+
+
+def find_records(root: Path) -> list[Path]:
+    """Return the files of all records below a results folder, in order."""
+    return sorted(path for path in root.rglob("*--*.json") if path.parent.parent.name.isdigit())
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    text = files("oodbench.schemas").joinpath(f"record-{SCHEMA}.json").read_text("utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def ids_array(ids: Sequence[str]) -> NDArray[np.str_]:
+    """Return ids as an array of fixed-width text, which needs no pickling."""
+    return np.array(list(ids), dtype=np.str_)

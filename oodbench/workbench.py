@@ -1,0 +1,386 @@
+"""What a process has open: suites, images, networks, fitted statistics, each once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oodbench.detector import Detector, FitData
+from oodbench.errors import CellError, OodbenchError, RequestError
+from oodbench.files import shipped_results, writable_folder
+from oodbench.identity import PROTOCOL, digest
+from oodbench.images import Images, Subset, Suite
+from oodbench.judging import Subject
+from oodbench.model import Backbone, Model
+from oodbench.network import Network
+from oodbench.plugins import PluginSpec, described
+from oodbench.progress import Progress
+from oodbench.recipe import Recipe
+from oodbench.registry import load
+from oodbench.schedule import Schedule
+from oodbench.store import Stored, TensorStore
+from oodbench.trainer import TrainingRequest, build, train
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a process works; none of it is part of an identity.
+
+    Attributes:
+        device: Name of the device, such as ``cpu`` or ``cuda:0``.
+        batch_size: Images at once.
+        data_root: Folder of image data.
+        store: Folder of weights and statistics.
+        retrain: Whether to train even where weights are stored or shipped.
+    """
+
+    device: str
+    batch_size: int
+    data_root: Path
+    store: Path
+    retrain: bool = False
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A training: what determines a network's weights.
+
+    Attributes:
+        suite: Name or path of the suite.
+        recipe: What is learnt.
+        schedule: Name of the schedule.
+        network: Name or path of the network.
+        seed: Training seed.
+    """
+
+    suite: str
+    recipe: Recipe
+    schedule: str
+    network: str
+    seed: int
+
+    @property
+    def start(self) -> "Taught | None":
+        """The training whose weights this one starts from."""
+        first = self.recipe.start_from
+        return None if first is None else replace(self, recipe=first)
+
+    @property
+    def title(self) -> str:
+        """Short name for people."""
+        return f"{type(self.recipe).__name__}, seed {self.seed}"
+
+
+class Workbench:
+    """Opens what work needs, each thing once."""
+
+    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self.progress = progress or Progress()
+        self.device = torch.device(settings.device)
+        self._suites: dict[str, Suite] = {}
+        self._images: dict[tuple[str, str, str], Images] = {}
+        self._weights: dict[Taught, Stored] = {}
+        self._retrained: set[Taught] = set()
+        self._backbones: dict[tuple[Taught, str], Backbone] = {}
+        self._states: dict[tuple[PluginSpec, Taught], Stored] = {}
+
+    @cached_property
+    def _store(self) -> TensorStore:
+        return TensorStore(self.settings.store)
+
+    def suite(self, reference: str) -> Suite:
+        """Return a suite by name or path."""
+        if reference not in self._suites:
+            found = load("datasets", reference)()
+            if not isinstance(found, Suite):
+                raise RequestError(f"{reference} is an image set, not a suite")
+            self._suites[reference] = found
+        return self._suites[reference]
+
+    def images(self, suite: str, name: str, split: str) -> Images:
+        """Open a split of one of a suite's image sets."""
+        key = (suite, name, split)
+        if key not in self._images:
+            image_set = self.suite(suite).image_set(name)
+            self._images[key] = image_set.open(split, self.settings.data_root)
+        return self._images[key]
+
+    def limited(self, suite: str, name: str, limit: int | None) -> Images:
+        """Open the test split of a set, or ``limit`` images spread over it."""
+        images = self.images(suite, name, "test")
+        return images if limit is None else Subset(images, limit)
+
+    def classes(self, suite: str) -> int:
+        """Return the number of in-distribution classes of a suite."""
+        found = self.suite(suite)
+        names = found.image_set(found.id_set).classes
+        if names is None:
+            raise RequestError(f"the in-distribution set {found.id_set} has no classes")
+        return len(names)
+
+    def schedule(self, suite: str, name: str) -> Schedule:
+        """Return a schedule of a suite by name."""
+        schedules = self.suite(suite).schedules
+        if name not in schedules:
+            raise RequestError(f"no schedule {name!r}; {suite} has {', '.join(schedules)}")
+        return schedules[name]
+
+    def network(self, reference: str) -> type[Network]:
+        """Return a network's class by name or path."""
+        return load("networks", reference)
+
+    def taught(self, detector: PluginSpec, suite: str, schedule: str, network: str, seed: int
+               ) -> Taught:
+        """Return the training behind a detector."""
+        try:
+            recipe = detector.instance.recipe
+        except ValueError as error:
+            raise RequestError(f"detector {detector.name}: {error}") from error
+        return Taught(suite, recipe, schedule, network, seed)
+
+    # Weights
+
+    def needs_pool(self, taught: Taught) -> bool:
+        """Whether a training uses the outlier pool."""
+        stages = taught.recipe.stages(self.schedule(taught.suite, taught.schedule))
+        return any(stage.outliers_per_image for stage in stages)
+
+    def weights_identity(self, taught: Taught) -> dict[str, Any]:
+        """Return what determines the weights of a training."""
+        suite = self.suite(taught.suite)
+        digests = {"train": self.images(taught.suite, suite.id_set, "train").digest}
+        if self.needs_pool(taught):
+            digests["pool"] = self.images(taught.suite, suite.pool, "train").digest
+        start = taught.start
+        return {
+            "protocol": PROTOCOL,
+            **self.training_question(taught),
+            "digests": digests,
+            "start": None if start is None else digest(self.weights_identity(start)),
+        }
+
+    def training_question(self, taught: Taught) -> dict[str, Any]:
+        """Return the part of an identity that says how a network is taught."""
+        schedule = self.schedule(taught.suite, taught.schedule)
+        network = self.network(taught.network)
+        return {
+            "recipe": {"name": type(taught.recipe).__name__, **described(taught.recipe)},
+            "schedule": {"name": taught.schedule, **_fields(schedule)},
+            "network": {"name": network.__name__.lower(), **_origin(network)},
+            "seed": taught.seed,
+        }
+
+    def _weights_path(self, store: TensorStore, taught: Taught) -> Path:
+        return store.path(
+            "weights",
+            (
+                Path(taught.suite).stem,
+                type(taught.recipe).__name__.lower(),
+                f"{Path(taught.network).stem}-{taught.schedule}-{taught.seed}",
+            ),
+            self.weights_identity(taught),
+        )
+
+    def stored_weights(self, taught: Taught) -> Stored | None:
+        """Return weights that are there already, the user's own before those that ship."""
+        if taught in self._weights:
+            return self._weights[taught]
+        if self.settings.retrain and taught not in self._retrained:
+            return None
+        identity = self.weights_identity(taught)
+        shipped = TensorStore(shipped_results())
+        for store in (self._store, shipped):
+            found = store.load(self._weights_path(store, taught), identity)
+            if found is not None:
+                if store is shipped:
+                    self.progress.note(f"using shipped weights for {taught.title}")
+                self._weights[taught] = found
+                return found
+        return None
+
+    def weights(self, taught: Taught) -> Stored:
+        """Return the weights of a training, training now if they are not there.
+
+        Raises:
+            RequestError: If the store cannot be written.
+            CellError: If the training fails.
+        """
+        found = self.stored_weights(taught)
+        if found is not None:
+            return found
+        start = None if taught.start is None else self.weights(taught.start).tensors
+        path = self._weights_path(self._store, taught)
+        writable_folder(path.parent, "weights")
+        # Another process may be training the same weights: wait, then use what it made.
+        with FileLock(path.with_suffix(".lock")):
+            if not self.settings.retrain:
+                found = self._store.load(path, self.weights_identity(taught))
+            if found is None:
+                found = self._train(taught, path, start)
+        self._weights[taught] = found
+        self._retrained.add(taught)
+        return found
+
+    def _train(self, taught: Taught, path: Path, start: dict[str, Tensor] | None) -> Stored:
+        checkpoint = path.with_suffix(".checkpoint")
+        try:
+            trained = train(
+                self._request(taught, start),
+                self.device,
+                checkpoint,
+                self.progress,
+                title=f"training {taught.title}",
+            )
+        except ValueError as error:
+            raise CellError(f"training {taught.title} failed: {error}") from error
+        facts = trained.facts | {"versions": versions(), "device": str(self.device)}
+        stored = self._store.save(path, trained.tensors(), self.weights_identity(taught), facts)
+        checkpoint.unlink(missing_ok=True)
+        return stored
+
+    def _request(self, taught: Taught, start: dict[str, Tensor] | None) -> TrainingRequest:
+        suite = self.suite(taught.suite)
+        pool = self.needs_pool(taught)
+        return TrainingRequest(
+            recipe=taught.recipe,
+            schedule=self.schedule(taught.suite, taught.schedule),
+            network=self.network(taught.network),
+            classes=self.classes(taught.suite),
+            seed=taught.seed,
+            images=self.images(taught.suite, suite.id_set, "train"),
+            pool=self.images(taught.suite, suite.pool, "train") if pool else None,
+            start=start,
+        )
+
+    # Models
+
+    def backbone(self, taught: Taught, precision: str = "judge") -> Backbone:
+        """Return the trained network: for judging, or for searching in a precision."""
+        key = (taught, precision)
+        if key not in self._backbones:
+            if precision == "judge":
+                trained, _ = build(self._request(taught, None), self.device)
+                trained.load_tensors(self.weights(taught).tensors)
+                self._backbones[key] = Backbone(
+                    trained.network, self.classes(taught.suite), trained.modules
+                )
+            else:
+                judge = self.backbone(taught)
+                self._backbones[key] = judge.for_search(_DTYPES[precision])
+        return self._backbones[key]
+
+    def state_identity(self, detector: PluginSpec, taught: Taught) -> dict[str, Any]:
+        """Return what determines the fitted statistics of a detector."""
+        return {
+            "detector": detector.identity(),
+            "weights": self.weights(taught).digest,
+            "seed": taught.seed,
+            "protocol": PROTOCOL,
+        }
+
+    def state(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
+        """Return the fitted statistics of a detector, fitting now if they are not there."""
+        key = (detector, taught)
+        if type(detector.instance).fit is Detector.fit:
+            return {}
+        if key not in self._states:
+            identity = self.state_identity(detector, taught)
+            stem = (Path(taught.suite).stem, detector.name, str(taught.seed))
+            path = self._store.path("statistics", stem, identity)
+            found = None if self.settings.retrain else self._store.load(path, identity)
+            if found is None:
+                shipped = TensorStore(shipped_results())
+                found = shipped.load(shipped.path("statistics", stem, identity), identity)
+            if found is None:
+                writable_folder(path.parent, "statistics")
+                found = self._store.save(path, self._fit(detector, taught), identity, {})
+            self._states[key] = found
+        return {name: value.to(self.device) for name, value in self._states[key].tensors.items()}
+
+    def _fit(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
+        suite = self.suite(taught.suite)
+        plugin = detector.instance
+        train_images = self.images(taught.suite, suite.id_set, "train")
+        data = FitData(
+            images=self._all(train_images),
+            labels=self._labels(train_images) if plugin.needs_labels else None,
+            pool=self._all(self.images(taught.suite, suite.pool, "train"))
+            if plugin.needs_pool
+            else None,
+            seed=taught.seed,
+            batch_size=self.settings.batch_size,
+        )
+        with self.progress.task(f"fitting {detector.name}", 1):
+            fitted = plugin.fit(Model(self.backbone(taught)), data)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.items()}
+
+    def _all(self, images: Images) -> Tensor:
+        return torch.from_numpy(images.batch(range(len(images)))).to(self.device)
+
+    def _labels(self, images: Images) -> Tensor:
+        labels = images.labels
+        if labels is None:
+            raise RequestError("the in-distribution training images have no labels")
+        return torch.from_numpy(labels).to(self.device)
+
+    def subject(self, detector: PluginSpec, taught: Taught, precision: str) -> Subject:
+        """Return a detector with its models, ready to be scored and attacked."""
+        state = self.state(detector, taught)
+        return Subject(
+            detector.instance,
+            Model(self.backbone(taught), state),
+            Model(self.backbone(taught, precision), state),
+        )
+
+    def pixels(self, images: Images, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Return images as uint8 [n, 3, H, W] on the device."""
+        return torch.from_numpy(images.batch(indices)).to(self.device)
+
+
+def _fields(instance: Any) -> dict[str, Any]:
+    from oodbench.identity import parameters
+
+    return parameters(instance)
+
+
+def _origin(plugin: type[Any]) -> dict[str, Any]:
+    from oodbench.registry import source_digest
+
+    source = source_digest(plugin)
+    return {"version": plugin.version} if source is None else {"source": source}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a figure depends on."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("oodbench", "torch", "numpy", "scikit-learn", "scipy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def choose_device(name: str | None) -> str:
+    """Return the device to work on: as named, else CUDA where there is one, else the CPU.
+
+    Raises:
+        RequestError: If the named device is not there.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, OodbenchError):
+        count = torch.cuda.device_count()
+        there = ["cpu", *(f"cuda:{i}" for i in range(count))]
+        raise RequestError(f"--device {name}: not here; there is {', '.join(there)}") from None
+    return name
