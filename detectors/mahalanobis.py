@@ -68,7 +68,7 @@ class Mahalanobis(Detector):
     def _gaussians(self, model: Model, data: FitData) -> dict[str, Tensor]:
         labels = data.labels
         means: dict[str, list[Tensor]] = {tap: [] for tap in model.taps}
-        for part in data.images.split(data.batch_size):
+        for part in torch.split(data.images, data.batch_size):
             with torch.no_grad():
                 maps, _ = model.outputs(to_float(part))
             for tap in model.taps:
@@ -94,7 +94,7 @@ class Mahalanobis(Detector):
         images, labels = to_float(data.images[chosen]), data.labels[chosen]
         copies = []
         for part, truth in zip(
-            images.split(data.batch_size), labels.split(data.batch_size), strict=True
+            torch.split(images, data.batch_size), torch.split(labels, data.batch_size), strict=True
         ):
             inputs = part.detach().requires_grad_()
             with torch.enable_grad():
@@ -107,7 +107,9 @@ class Mahalanobis(Detector):
         self, model: Model, images: Tensor, noise: float, batch_size: int
     ) -> NDArray[np.float64]:
         with torch.no_grad():
-            parts = [self._distances(model, part, noise) for part in images.split(batch_size)]
+            parts = [
+                self._distances(model, part, noise) for part in torch.split(images, batch_size)
+            ]
         return torch.cat(parts).cpu().numpy()
 
     def _distances(self, model: Model, images: Tensor, noise: float) -> Tensor:
@@ -167,7 +169,7 @@ def _logistic(
     from sklearn.preprocessing import StandardScaler
 
     labels = np.repeat([0, 1], [len(ours), len(theirs)])
-    pipeline = make_pipeline(StandardScaler(), LogisticRegressionCV(max_iter=1000))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegressionCV(scoring="accuracy"))
     pipeline.fit(np.concatenate([ours, theirs]), labels)
     scaler, regression = pipeline[0], pipeline[1]
     weights = regression.coef_[0] / scaler.scale_

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,7 @@ def _run_group(
             if len(cells) == 1:
                 return [error]
             # One of several detectors failed: find out which by doing them one at a time.
-            return [
-                result for cell in cells for result in _run_group((cell,), work, bench, tick)
-            ]
+            return [result for cell in cells for result in _run_group((cell,), work, bench, tick)]
 
 
 def _attempt(
@@ -129,7 +128,7 @@ def _attempt(
     batches: list[list[Arrays]] = [[] for _ in cells]
     for begin in range(work.start, work.stop, batch_size):
         indices = np.arange(begin, min(begin + batch_size, work.stop))
-        ids = [images.ids[i] for i in indices]
+        ids = [images.ids[i] for i in indices.tolist()]
         pixels = bench.pixels(images, indices)
         verdicts = worst_case(subjects, stages, pixels, ids, 0, ledger)
         for parts, subject, verdict in zip(batches, subjects, verdicts, strict=True):
@@ -213,7 +212,7 @@ class _Run:
         with self.bench.progress.task("scoring", total) as task:
             for cells in groups.values():
                 title = cells[0].title if len(cells) == 1 else cells[0].image_set
-                self._group(tuple(cells), lambda count, title=title: task.advance(count, title))
+                self._group(tuple(cells), partial(task.advance, note=title))
 
     def _cost(self, cell: Cell) -> int:
         """Return how many ticks a cell will take, about."""
@@ -226,7 +225,9 @@ class _Run:
         return self.bench.limited(subject.taught.suite, cell.image_set, subject.limit)
 
     def _fail(self, title: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, OodbenchError) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, OodbenchError) else f"{type(error).__name__}: {error}"
+        )
         self.outcome.failures.append(f"{title}: {reason}")
         self.outcome.errors.append(error)
 
@@ -274,7 +275,7 @@ class _Run:
             with torch.no_grad():
                 predicted = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
             part: Arrays = {
-                "ids": ids_array([images.ids[i] for i in indices]),
+                "ids": ids_array([images.ids[i] for i in indices.tolist()]),
                 "scores": judged(ready.detector.score, ready.model, shown).cpu().numpy(),
                 "correct": predicted.cpu().numpy() == labels[indices],
             }

@@ -85,7 +85,9 @@ class ArrayImages(Images):
         labels: NDArray[np.int64] | None = None,
     ) -> None:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"pixels must be uint8 [N, 3, H, W], not {pixels.dtype} {pixels.shape}")
+            raise ValueError(
+                f"pixels must be uint8 [N, 3, H, W], not {pixels.dtype} {pixels.shape}"
+            )
         if len(ids) != len(pixels) or (labels is not None and len(labels) != len(pixels)):
             raise ValueError("pixels, ids and labels must have the same length")
         if len(set(ids)) != len(ids):
@@ -182,7 +184,7 @@ class Subset(Images):
     @property
     def ids(self) -> Sequence[str]:
         """Names of the images kept."""
-        return tuple(self._images.ids[i] for i in self._positions)
+        return tuple(self._images.ids[i] for i in self._positions.tolist())
 
     @property
     def labels(self) -> NDArray[np.int64] | None:

@@ -92,8 +92,9 @@ def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[
         if not hit:
             whose = owner if dot else "any selected detector or attack"
             known = sorted({name for spec in result for name in field_types(spec)})
-            raise RequestError(f"--set {text}: {whose} has no field {name}; there are "
-                               f"{', '.join(known) or 'none'}")
+            raise RequestError(
+                f"--set {text}: {whose} has no field {name}; there are {', '.join(known) or 'none'}"
+            )
     return result
 
 

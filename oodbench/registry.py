@@ -198,7 +198,7 @@ def _checked(entry: Entry, target: Any) -> type[Any]:
     if not (isinstance(target, type) and issubclass(target, bases)):
         raise RequestError(f"{entry.origin} is not a subclass of {wanted}")
     if inspect.isabstract(target):
-        missing = ", ".join(sorted(target.__abstractmethods__))
+        missing = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
         raise RequestError(f"{entry.origin}: {target.__name__} lacks {missing}")
     return target
 

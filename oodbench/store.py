@@ -46,7 +46,11 @@ class TensorStore:
         return self.root.joinpath(kind, *folders, name)
 
     def save(
-        self, path: Path, tensors: dict[str, Tensor], identity: dict[str, Any], facts: dict[str, Any]
+        self,
+        path: Path,
+        tensors: dict[str, Tensor],
+        identity: dict[str, Any],
+        facts: dict[str, Any],
     ) -> Stored:
         """Write tensors and their card; the card last, so that with it all is there."""
         from safetensors.torch import save_file

@@ -34,7 +34,8 @@ def parse_eps(text: str) -> int:
         raise RequestError(f"--eps {text}: the radius is negative; give one such as 8/255")
     if eps > 1:
         hint = (
-            f"did you mean {int(eps)}/255?" if eps.denominator == 1 and eps <= LEVELS
+            f"did you mean {int(eps)}/255?"
+            if eps.denominator == 1 and eps <= LEVELS
             else "give one such as 8/255"
         )
         raise RequestError(f"--eps {text}: the pixel range is [0, 1], so 1 is the largest; {hint}")

@@ -83,9 +83,9 @@ class TrainingRequest:
 
 def build(request: TrainingRequest, device: torch.device) -> tuple[Trained, Training]:
     """Build the untrained network and modules of a request, on a device."""
-    network = initialised(
-        request.network, request.recipe.outputs(request.classes), request.seed
-    ).to(device, memory_format=torch.channels_last)
+    outputs = request.recipe.outputs(request.classes)
+    network = initialised(request.network, outputs, request.seed)
+    network = network.to(device).to(memory_format=torch.channels_last)
     training = Training(
         network=network,
         classes=request.classes,
@@ -238,10 +238,12 @@ class _Loop:
             recipe.after_step(training)
             right += int((known[:, : training.classes].argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
-            task.advance(1, f"loss {float(loss):.2f}, accuracy {100 * right / seen:.0f} %")
+            task.advance(1, f"loss {loss.item():.2f}, accuracy {100 * right / seen:.0f} %")
             training.step += 1
         if not bool(torch.isfinite(loss.detach())):
-            raise ValueError(f"the loss is not finite after epoch {epoch + 1}; lower the learning rate")
+            raise ValueError(
+                f"the loss is not finite after epoch {epoch + 1}; lower the learning rate"
+            )
 
     def _batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield the batches of the current epoch, in an order of its own."""
@@ -251,7 +253,7 @@ class _Loop:
         order = torch.randperm(len(self._images), generator=rng)
         outliers = self._outliers_of_epoch(stage)
         first = 0
-        for positions in order.split(schedule.batch_size):
+        for positions in torch.split(order, schedule.batch_size):
             images = to_float(views.batch(positions))
             labels = self._labels[positions.to(self._labels.device)]
             count = stage.outliers_per_image * len(positions)

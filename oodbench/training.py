@@ -1,7 +1,7 @@
 """The training loop, one for all recipes."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from oodbench.images import Images
 from oodbench.model import input_gradient
 from oodbench.network import Network, fold_batch_norm
 from oodbench.randomness import torch_generator
-from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.threat import to_float
 
@@ -182,7 +181,9 @@ class Training:
     def score_pool(self, positions: Tensor, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``of_logits`` of the pool's views at ``positions``, float32, on the CPU."""
         value = self.frozen_objective(of_logits).value
-        parts = [value(to_float(self.pool.batch(part))) for part in positions.split(_POOL_BATCH)]
+        parts = [
+            value(to_float(self.pool.batch(part))) for part in torch.split(positions, _POOL_BATCH)
+        ]
         return torch.cat(parts).cpu()
 
 

@@ -139,8 +139,9 @@ class Workbench:
         """Return a network's class by name or path."""
         return load("networks", reference)
 
-    def taught(self, detector: PluginSpec, suite: str, schedule: str, network: str, seed: int
-               ) -> Taught:
+    def taught(
+        self, detector: PluginSpec, suite: str, schedule: str, network: str, seed: int
+    ) -> Taught:
         """Return the training behind a detector."""
         try:
             recipe = detector.instance.recipe

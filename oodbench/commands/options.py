@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -77,9 +78,8 @@ def whole_numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
 @contextmanager
 def reported() -> Iterator[Progress]:
     """Report progress to standard error: bars in a terminal, lines now and then elsewhere."""
-    stream = click.get_text_stream("stderr")
-    if not stream.isatty():
-        yield LineProgress(stream)
+    if not sys.stderr.isatty():
+        yield LineProgress(sys.stderr)
         return
     from rich.console import Console
 

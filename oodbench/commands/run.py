@@ -41,6 +41,7 @@ from oodbench.threat import parse_eps
 @click.pass_obj
 def command(
     obj: dict[str, bool],
+    /,
     suite: str,
     detectors: tuple[str, ...],
     seeds: tuple[str, ...],
