@@ -133,7 +133,9 @@ class Mahalanobis(Detector):
 
         def objective(model: Model, images: Tensor) -> Tensor:
             log_odds = self._distances(model, images, 0.0) @ model.state["weights"]
-            probability = (log_odds + model.state["bias"]).float().sigmoid()
+            # Spelt out as published: the gradient of torch's sigmoid is 0 from 17 on, that of
+            # this quotient only where exp(-103) underflows.
+            probability = 1 / (1 + (-(log_odds + model.state["bias"]).float()).exp())
             pair = torch.stack([1 - probability, probability], 1)
             return -F.cross_entropy(pair, torch.ones_like(pair[:, 0]).long(), reduction="none")
 
@@ -163,14 +165,19 @@ def _distance(tap: str) -> Objective:
 def _logistic(
     ours: NDArray[np.float64], theirs: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Return weights and bias of the log-odds of being OOD, for distances as they are."""
-    from sklearn.linear_model import LogisticRegressionCV
+    """Return weights and bias of the log-odds of being OOD, for distances as they are.
+
+    The L2 penalty is chosen by cross validation among ten values, as the published code does.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     labels = np.repeat([0, 1], [len(ours), len(theirs)])
-    pipeline = make_pipeline(StandardScaler(), LogisticRegressionCV(scoring="accuracy"))
-    pipeline.fit(np.concatenate([ours, theirs]), labels)
-    scaler, regression = pipeline[0], pipeline[1]
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": np.logspace(-4, 4, 10)})
+    search.fit(np.concatenate([ours, theirs]), labels)
+    scaler, regression = search.best_estimator_[0], search.best_estimator_[1]
     weights = regression.coef_[0] / scaler.scale_
     return weights, float(regression.intercept_[0] - weights @ scaler.mean_)

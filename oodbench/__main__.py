@@ -14,6 +14,10 @@ _COMMANDS = {
     "list": "List detectors, attacks, data sets or networks.",
 }
 INTERRUPTED = 130
+_INTERRUPTED_NOTE = (
+    "interrupted; finished cells, pieces of cells and epochs of trainings are kept, and the same "
+    "command goes on from there"
+)
 
 
 class _Lazy(click.Group):
@@ -61,23 +65,36 @@ def main(arguments: list[str] | None = None) -> None:
         code: Any = cli.main(given, prog_name="oodbench", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        _tell(_INTERRUPTED_NOTE)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        _tell(error.format_message())
+        if not given[int(debug) :]:
+            # Without a command click raises the help text.
+            click.echo(error.format_message(), err=True)
+        else:
+            _tell(error.format_message())
         sys.exit(2)
     except OodbenchError as error:
         if debug:
             raise
         _tell(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _tell("interrupted; what is finished is stored, and the same command goes on from there")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as error:
+        # Click leaves with 1, which means something else here, when a pipe is closed.
+        sys.exit(0 if isinstance(error.__context__, BrokenPipeError) else error.code)
+    except Exception as error:
+        if debug:
+            raise
+        _tell(f"{_unforeseen(error)}; --debug shows where")
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _tell(message: str) -> None:

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oodbench import intervals
 from oodbench.errors import CellError, RequestError
 from oodbench.execute import Outcome, execute
 from oodbench.files import data_root as data_folder
 from oodbench.files import store_root, writable_folder
-from oodbench.plan import Plan, Request, make_plan
+from oodbench.plan import Cell, Plan, Request, make_plan
 from oodbench.progress import Progress
 from oodbench.records import read_arrays
-from oodbench.tables import frame
+from oodbench.tables import GroupKey, frame, group_key
 from oodbench.threat import parse_eps
 from oodbench.workbench import Settings, Workbench, choose_device
 
@@ -60,27 +60,31 @@ class Places:
 
 def run(request: Request, places: Places, progress: Progress | None = None) -> tuple[Plan, Outcome]:
     """Plan and execute a request; the command line's ``run`` is this and a table."""
-    results = writable_folder(Path(places.results or DEFAULT_RESULTS), "results")
+    results = Path(places.results or DEFAULT_RESULTS)
+    if results.exists():
+        writable_folder(results, "results")
     bench = places.workbench(progress)
     plan = make_plan(request, bench, results, force=places.force)
+    # A request that is refused leaves no folder behind.
+    writable_folder(results, "results")
     return plan, execute(plan)
 
 
-def mean_intervals(plan: Plan) -> list[dict[str, tuple[float, float]]]:
-    """Return intervals of the means over OOD sets, for each detector, attack and seed in order.
+def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, tuple[float, float]]]:
+    """Return intervals of the means over OOD sets, for each row of the table.
 
     The in-distribution images, shared by all sets, are resampled jointly.
     """
-    groups: dict[Any, list[Any]] = {}
+    groups: dict[GroupKey, list[Cell]] = {}
     for cell in plan.cells:
         if cell in plan.done:
-            groups.setdefault((cell.subject, cell.perturbation), []).append(cell)
-    result = []
-    for (subject, _), cells in groups.items():
-        known, _ = read_arrays(plan.id_path(subject))
+            groups.setdefault(group_key(plan.done[cell]), []).append(cell)
+    result = {}
+    for key, cells in groups.items():
+        known, _ = read_arrays(plan.id_path(cells[0].subject))
         others = [read_arrays(plan.record_path(cell).with_suffix(".npz"))[0] for cell in cells]
-        result.append(
-            intervals.mean_intervals(known["scores"], [other["scores"] for other in others])
+        result[key] = intervals.mean_intervals(
+            known["scores"], [other["scores"] for other in others]
         )
     return result
 

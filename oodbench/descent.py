@@ -51,8 +51,8 @@ class _Best:
         self.values = values.clone()
 
     def offer(self, levels: Tensor, values: Tensor) -> Tensor:
-        """Keep what is lower; return which rows were."""
-        lower = values < self.values
+        """Keep what is lower; return which rows were. Any number is lower than NaN."""
+        lower = (values < self.values) | (self.values.isnan() & ~values.isnan())
         self.values = torch.where(lower, values, self.values)
         self.levels = torch.where(_rows(lower), levels, self.levels)
         return lower

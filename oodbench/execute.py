@@ -4,32 +4,36 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jsonschema import ValidationError
 
 from oodbench import intervals, metrics
-from oodbench.errors import CellError, DamagedFileError, OodbenchError
+from oodbench.errors import CellError, DamagedFileError, OodbenchError, RequestError
+from oodbench.files import locked
 from oodbench.identity import digest
 from oodbench.images import Images
 from oodbench.judging import Ledger, Shown, final_scores, health, judged, worst_case
 from oodbench.plan import Cell, Plan, Subjected, described_cell
 from oodbench.records import (
     SCHEMA,
+    Arrays,
     arrays_digest,
     ids_array,
     read_arrays,
+    read_record,
     write_arrays,
     write_record,
 )
 from oodbench.workbench import Settings, Workbench, versions
 
-Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 _RANGE = 500
 """Images of a piece of work; what is lost when a run is killed is at most one piece."""
@@ -91,23 +95,28 @@ def run_work(
 def _run_group(
     cells: tuple[Cell, ...], work: Work, bench: Workbench, tick: Callable[[int], None] | None
 ) -> list[Piece | Exception]:
+    try:
+        return _with_memory(bench, lambda size: list(_attempt(cells, work, bench, tick, size)))
+    except Exception as error:
+        if len(cells) == 1:
+            return [error]
+        # One of several detectors failed: find out which by doing them one at a time.
+        return [result for cell in cells for result in _run_group((cell,), work, bench, tick)]
+
+
+def _with_memory(bench: Workbench, work: Callable[[int], T]) -> T:
+    """Do something with the batch size asked for, halved as often as memory runs out."""
     batch_size = bench.settings.batch_size
     while True:
         try:
-            return list(_attempt(cells, work, bench, tick, batch_size))
+            return work(batch_size)
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise
-            batch_size = max(batch_size // 2, 1)
-            torch.cuda.empty_cache()
-            bench.progress.note(f"memory ran out; going on with --batch-size {batch_size}")
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except Exception as error:
-            if len(cells) == 1:
-                return [error]
-            # One of several detectors failed: find out which by doing them one at a time.
-            return [result for cell in cells for result in _run_group((cell,), work, bench, tick)]
+        # Outside the handler nothing holds on to the tensors of the attempt that failed.
+        batch_size = max(batch_size // 2, 1)
+        torch.cuda.empty_cache()
+        bench.progress.note(f"memory ran out; going on with --batch-size {batch_size}")
 
 
 def _attempt(
@@ -120,6 +129,7 @@ def _attempt(
     started = time.monotonic()
     first = cells[0]
     images = bench.limited(first.subject.taught.suite, first.image_set, first.subject.limit)
+    all_ids = images.ids
     subjects = [
         bench.subject(cell.subject.detector, cell.subject.taught, cell.precision) for cell in cells
     ]
@@ -128,7 +138,7 @@ def _attempt(
     batches: list[list[Arrays]] = [[] for _ in cells]
     for begin in range(work.start, work.stop, batch_size):
         indices = np.arange(begin, min(begin + batch_size, work.stop))
-        ids = [images.ids[i] for i in indices.tolist()]
+        ids = [all_ids[i] for i in indices.tolist()]
         pixels = bench.pixels(images, indices)
         verdicts = worst_case(subjects, stages, pixels, ids, 0, ledger)
         for parts, subject, verdict in zip(batches, subjects, verdicts, strict=True):
@@ -197,22 +207,32 @@ class _Run:
         self._broken: set[Subjected] = set()
 
     def all_cells(self) -> None:
-        missing = self.plan.missing
-        if not missing:
-            return
-        for subject in dict.fromkeys(cell.subject for cell in missing):
+        for subject in dict.fromkeys(cell.subject for cell in self.plan.missing):
             self._prepare(subject)
+        self._look_again()
+        missing = [cell for cell in self.plan.missing if cell.subject not in self._broken]
         groups: dict[Any, list[Cell]] = {}
         for cell in missing:
-            if cell.subject in self._broken:
-                continue
             key = (cell.perturbation, cell.image_set) if cell.shared else cell
             groups.setdefault(key, []).append(cell)
-        total = sum(self._cost(cell) for cell in missing if cell.subject not in self._broken)
+        if not groups:
+            return
+        total = sum(self._cost(cell) for cell in missing)
         with self.bench.progress.task("scoring", total) as task:
             for cells in groups.values():
                 title = cells[0].title if len(cells) == 1 else cells[0].image_set
                 self._group(tuple(cells), partial(task.advance, note=title))
+
+    def _look_again(self) -> None:
+        """Use records whose weights were not there when the plan was made, but are the same now."""
+        for cell in self.plan.missing:
+            folder = self.plan.record_path(cell).parent
+            if cell.subject in self._broken or not folder.exists():
+                continue
+            with locked(folder):
+                record = self.plan.look_up(cell)
+            if record is not None:
+                self.plan.done[cell] = record
 
     def _cost(self, cell: Cell) -> int:
         """Return how many ticks a cell will take, about."""
@@ -239,12 +259,7 @@ class _Run:
             self.bench.weights(subject.taught)
             self.bench.state(subject.detector, subject.taught)
             self._id_scores[subject] = self._scores_of_id(subject)
-        except OodbenchError as error:
-            if not isinstance(error, CellError) and error.exit_code != CellError.exit_code:
-                raise
-            self._broken.add(subject)
-            self._fail(subject.title, error)
-        except torch.OutOfMemoryError:
+        except (RequestError, DamagedFileError):
             raise
         except Exception as error:
             self._broken.add(subject)
@@ -253,39 +268,38 @@ class _Run:
     def _scores_of_id(self, subject: Subjected) -> Arrays:
         path = self.plan.id_path(subject)
         weights = self.bench.weights(subject.taught).digest
-        if path.exists():
-            try:
-                arrays, meta = read_arrays(path)
-                if meta["weights"] == weights:
-                    return arrays
-            except DamagedFileError:
-                # Only the cells are asked for; what they stand on is made again.
-                self.bench.progress.note(f"{path} was damaged and is computed again")
+        # Another process may be scoring the same images: wait, then use what it made.
+        with locked(path.parent):
+            known = self.plan.id_scores(subject, weights)
+            if known is None:
+                known = _with_memory(self.bench, partial(self._score_id, subject))
+                identity = digest(self.plan.identities.subject(subject))
+                write_arrays(path, known, {"identity": identity, "weights": weights})
+        return known
+
+    def _score_id(self, subject: Subjected, batch_size: int) -> Arrays:
         suite = self.bench.suite(subject.taught.suite)
         images = self.bench.limited(subject.taught.suite, suite.id_set, subject.limit)
-        labels = images.labels
+        ids, labels = images.ids, images.labels
         if labels is None:
             raise CellError("the in-distribution test images have no labels")
         ready = self.bench.subject(subject.detector, subject.taught, "judge")
         published = ready.detector.published_score()
         parts: list[Arrays] = []
-        for begin in range(0, len(images), self.bench.settings.batch_size):
-            indices = np.arange(begin, min(begin + self.bench.settings.batch_size, len(images)))
+        for begin in range(0, len(images), batch_size):
+            indices = np.arange(begin, min(begin + batch_size, len(images)))
             shown = Shown.of(self.bench.pixels(images, indices))
             with torch.no_grad():
                 predicted = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
             part: Arrays = {
-                "ids": ids_array([images.ids[i] for i in indices.tolist()]),
+                "ids": ids_array([ids[i] for i in indices.tolist()]),
                 "scores": judged(ready.detector.score, ready.model, shown).cpu().numpy(),
                 "correct": predicted.cpu().numpy() == labels[indices],
             }
             if published is not None:
                 part["published"] = judged(published, ready.model, shown).cpu().numpy()
             parts.append(part)
-        arrays = _joined(parts)
-        identity = digest(self.plan.identities.subject(subject))
-        write_arrays(path, arrays, {"identity": identity, "weights": weights})
-        return arrays
+        return _joined(parts)
 
     # Cells
 
@@ -319,17 +333,19 @@ class _Run:
                 self._store(cell, pieces[cell])
 
     def _store(self, cell: Cell, pieces: list[Piece]) -> None:
-        try:
-            record, arrays = self._record(cell, pieces)
-        except ValueError as error:
-            self._fail(cell.title, error)
-            return
         path = self.plan.record_path(cell)
-        write_record(path, record, arrays)
-        from oodbench.records import read_record
-
-        self.plan.done[cell] = read_record(path)
-        self.outcome.computed += 1
+        # Another process may have stored the same cell meanwhile: then its files stay.
+        with locked(path.parent):
+            record = self.plan.look_up(cell)
+            if record is None:
+                try:
+                    write_record(path, *self._record(cell, pieces))
+                except (ValueError, ValidationError) as error:
+                    self._fail(cell.title, error)
+                    return
+                record = read_record(path)
+                self.outcome.computed += 1
+        self.plan.done[cell] = record
         shutil.rmtree(self._parts_folder(cell), ignore_errors=True)
 
     def _parts_folder(self, cell: Cell) -> Path:
@@ -345,15 +361,18 @@ class _Run:
     def _keep(self, cell: Cell, start: int, stop: int, piece: Piece) -> None:
         path = self._parts_folder(cell) / f"{start}-{stop}.npz"
         meta = self._part_meta(cell) | {"ledger": piece.ledger, "seconds": piece.seconds}
-        write_arrays(path, piece.arrays, meta)
+        # Another process that has finished the cell takes the folder away.
+        with suppress(FileNotFoundError):
+            write_arrays(path, piece.arrays, meta)
 
     def _kept(self, cell: Cell, start: int, stop: int) -> Piece | None:
         path = self._parts_folder(cell) / f"{start}-{stop}.npz"
-        if not path.exists():
+        if self.plan.force or not path.exists():
             return None
         try:
             arrays, meta = read_arrays(path)
         except DamagedFileError:
+            # It holds nothing that computing again does not bring back.
             return None
         if any(meta.get(key) != value for key, value in self._part_meta(cell).items()):
             return None

@@ -1,8 +1,12 @@
 """Files that are whole or not there, and where they lie."""
 
+import glob
+import hashlib
 import os
+import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from oodbench.errors import RequestError
@@ -14,7 +18,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Killed at any moment, ``path`` is either absent, the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    _sweep(path)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.{_machine()}-{os.getpid()}-", suffix=".tmp"
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -23,8 +30,55 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files for ``path`` that killed processes of this machine left."""
+    if os.name != "posix":
+        return
+    head = f".{path.name}.{_machine()}-"
+    for left in path.parent.glob(glob.escape(head) + "*.tmp"):
+        process = left.name.removeprefix(head).partition("-")[0]
+        if process.isdecimal() and not _alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync_folder(path: Path) -> None:
+    """Make renames in a folder durable in their order, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same lock out of a folder."""
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
 
 
 def _umask() -> int:

@@ -46,11 +46,13 @@ def question(identity: Mapping[str, Any]) -> dict[str, Any]:
     Two results that differ only in protocol, data digests or plugin versions answer the same
     question; the hash of this is their ``cell_key``.
     """
-    return {
-        key: question(value) if isinstance(value, Mapping) else value
-        for key, value in identity.items()
-        if key not in _NOT_THE_QUESTION
-    }
+    return {key: _asked(value) for key, value in identity.items() if key not in _NOT_THE_QUESTION}
+
+
+def _asked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return question(value)
+    return [_asked(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parameters(instance: Any) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from oodbench.errors import DamagedFileError, RequestError
+from oodbench.files import locked
 from oodbench.identity import PROTOCOL, digest, parameters, question
 from oodbench.perturbation import Perturbation
 from oodbench.plugins import PluginSpec, field_types, resolved, with_settings
-from oodbench.records import Place, read_arrays, read_record
-from oodbench.registry import entries, load
+from oodbench.records import Arrays, Place, arrays_digest, read_arrays, read_record, read_scores
+from oodbench.registry import entries, find, load
 from oodbench.threat import format_eps
 from oodbench.workbench import Taught, Workbench
 
@@ -70,6 +71,20 @@ class Subjected:
     def title(self) -> str:
         """Short name for people."""
         return f"{self.detector.name}, seed {self.taught.seed}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The recipe's class may stand in a file that another process has not imported; the
+        # reference to the detector brings it there.
+        taught = self.taught
+        names = (taught.suite, taught.schedule, taught.network)
+        return _subjected, (self.detector, *names, taught.seed, self.limit)
+
+
+def _subjected(
+    detector: PluginSpec, suite: str, schedule: str, network: str, seed: int, limit: int | None
+) -> Subjected:
+    taught = Taught(suite, detector.instance.recipe, schedule, network, seed)
+    return Subjected(detector, taught, limit)
 
 
 @dataclass(frozen=True)
@@ -151,14 +166,18 @@ class Plan:
 
     Attributes:
         cells: All cells asked for, in the order of the table.
-        done: Records that can be used as they are, by cell.
         results: The results folder.
+        bench: Where it is carried out.
+        identities: Identities of the cells.
+        force: Whether to compute what is stored too.
+        done: Records that can be used as they are, by cell.
     """
 
     cells: list[Cell]
     results: Path
     bench: Workbench
     identities: Identities
+    force: bool = False
     done: dict[Cell, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -193,6 +212,50 @@ class Plan:
         """Return the file of a detector's in-distribution scores."""
         return self.place(subject).id_scores(digest(self.identities.subject(subject)))
 
+    def look_up(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what is stored of a cell if it can be used as it is.
+
+        It can if it has the same identity and was computed from the weights and in-distribution
+        scores that are there now.
+
+        Raises:
+            DamagedFileError: If a file is damaged or belongs to another cell.
+        """
+        path = self.record_path(cell)
+        if self.force or not path.exists():
+            return None
+        record = read_record(path)
+        if record["identity"] != digest(self.identities.cell(cell)):
+            raise DamagedFileError(
+                f"{path} belongs to another cell; delete it, or replace it with --force"
+            )
+        read_scores(path, record)
+        if self.bench.settings.retrain:
+            return None
+        weights = self.bench.stored_weights(cell.subject.taught)
+        if weights is None or weights.digest != record["digests"]["weights"]:
+            return None
+        known = self.id_scores(cell.subject, weights.digest)
+        if known is None or arrays_digest(known) != record["digests"]["id_scores"]:
+            return None
+        return record
+
+    def id_scores(self, subject: Subjected, weights: str) -> Arrays | None:
+        """Return the stored in-distribution scores of a detector with these weights.
+
+        Raises:
+            DamagedFileError: If the file is damaged or belongs to another detector.
+        """
+        path = self.id_path(subject)
+        if self.force or not path.exists():
+            return None
+        arrays, meta = read_arrays(path)
+        if meta.get("identity") != digest(self.identities.subject(subject)):
+            raise DamagedFileError(
+                f"{path} belongs to another detector; delete it, or replace it with --force"
+            )
+        return arrays if meta.get("weights") == weights else None
+
 
 def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool = False) -> Plan:
     """Resolve names and parameters, and look up what is stored.
@@ -207,6 +270,8 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     suite = bench.suite(request.suite)
     if request.limit is not None and request.limit < 1:
         raise RequestError(f"--limit {request.limit}: at least 1 image is needed")
+    if request.budget is not None and request.budget < 1:
+        raise RequestError(f"--budget {request.budget}: at least 1 gradient step is needed")
     schedule = request.schedule or suite.schedule
     network = request.network or suite.network
     bench.schedule(request.suite, schedule)
@@ -225,7 +290,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     device = bench.device.type
     precision = request.precision or ("float32" if device == "cpu" else "bfloat16")
     attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
-    _check_published(request.preset, detectors, attacks)
+    _check_published(detectors, attacks)
     sets = _chosen_sets(request.ood, suite.ood_sets)
     cells = [
         Cell(
@@ -244,12 +309,15 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         for attack in attacks
         for image_set in sets
     ]
-    plan = Plan(cells, results, bench, Identities(bench))
-    if not force:
-        for cell in cells:
-            record = _stored(plan, cell)
-            if record is not None:
-                plan.done[cell] = record
+    plan = Plan(cells, results, bench, Identities(bench), force)
+    for cell in cells:
+        folder = plan.record_path(cell).parent
+        if force or not folder.exists():
+            continue
+        with locked(folder):
+            record = plan.look_up(cell)
+        if record is not None:
+            plan.done[cell] = record
     return plan
 
 
@@ -260,6 +328,14 @@ def _selected(kind: str, names: Iterable[str], in_all: Callable[[str], bool]) ->
             chosen |= dict.fromkeys(known for known in entries(kind) if in_all(known))
         else:
             chosen[name] = None
+    taken: dict[str, str] = {}
+    for reference in chosen:
+        name = find(kind, reference).name
+        if name in taken:
+            raise RequestError(
+                f"{taken[name]} and {reference} would both be called {name}; rename one"
+            )
+        taken[name] = reference
     return list(chosen)
 
 
@@ -292,12 +368,15 @@ def _stages(spec: PluginSpec) -> tuple[PluginSpec, ...]:
     return tuple(stages)
 
 
-def _check_published(
-    preset: str, detectors: Sequence[PluginSpec], attacks: Sequence[PluginSpec]
-) -> None:
-    searching = [a.name for a in attacks if any("budget" in field_types(s) for s in _stages(a))]
+def _check_published(detectors: Sequence[PluginSpec], attacks: Sequence[PluginSpec]) -> None:
+    searching = [
+        attack.name
+        for attack in attacks
+        if attack.instance.preset == "paper"
+        and any("budget" in field_types(stage) for stage in _stages(attack))
+    ]
     lacking = [d.name for d in detectors if d.instance.published_objective() is None]
-    if preset == "paper" and searching and lacking:
+    if searching and lacking:
         raise RequestError(
             f"--preset paper: {', '.join(lacking)} has no published loss for {searching[0]} to "
             "attack; leave it out or use --preset standard"
@@ -309,20 +388,6 @@ def _chosen_sets(asked: Sequence[str], known: Sequence[str]) -> list[str]:
     if unknown:
         raise RequestError(f"--ood {unknown[0]}: the suite has {', '.join(known)}")
     return [name for name in known if not asked or name in asked]
-
-
-def _stored(plan: Plan, cell: Cell) -> dict[str, Any] | None:
-    path = plan.record_path(cell)
-    if not path.exists():
-        return None
-    record = read_record(path)
-    if record["identity"] != digest(plan.identities.cell(cell)):
-        raise DamagedFileError(f"{path} belongs to another cell; delete it, or use --force")
-    weights = plan.bench.stored_weights(cell.subject.taught)
-    if weights is None or weights.digest != record["digests"]["weights"]:
-        return None
-    read_arrays(path.with_suffix(".npz"))
-    return record
 
 
 def described_cell(cell: Cell, identities: Identities) -> dict[str, Any]:

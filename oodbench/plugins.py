@@ -2,10 +2,11 @@
 
 import ast
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from oodbench.errors import RequestError
@@ -39,7 +40,11 @@ class PluginSpec:
         Raises:
             RequestError: If a parameter is refused.
         """
-        return _instance(self)
+        entry = find(self.kind, self.reference)
+        try:
+            return entry.load()(**dict(self.params))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"{KINDS[self.kind].noun} {entry.name}: {error}") from error
 
     def replaced(self, **values: Any) -> "PluginSpec":
         """Return the same plugin with some parameters set."""
@@ -53,18 +58,13 @@ class PluginSpec:
 
 def described(instance: Any) -> dict[str, Any]:
     """Return version or source digest, and parameters, of a plugin or a recipe."""
-    source = source_digest(type(instance))
-    origin = {"version": type(instance).version} if source is None else {"source": source}
-    return {**origin, "params": parameters(instance)}
+    return {**origin(type(instance)), "params": parameters(instance)}
 
 
-@cache
-def _instance(spec: PluginSpec) -> Any:
-    entry = find(spec.kind, spec.reference)
-    try:
-        return entry.load()(**dict(spec.params))
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{KINDS[spec.kind].noun} {entry.name}: {error}") from error
+def origin(plugin: type[Any]) -> dict[str, Any]:
+    """Return the version of a class of oodbench, or the digest of the source of another's."""
+    source = source_digest(plugin)
+    return {"version": plugin.version} if source is None else {"source": source}
 
 
 def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[PluginSpec]:
@@ -110,14 +110,18 @@ def field_types(spec: PluginSpec) -> Mapping[str, Any]:
 def _parsed(text: str, raw: str, wanted: Any) -> Any:
     try:
         value = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = raw
     allowed = typing.get_args(wanted) or (wanted,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
     if isinstance(value, bool) and bool not in kinds:
         kinds = ()
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
-        return float(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and float in kinds and not (isinstance(value, int) and int in kinds):
+        with suppress(OverflowError):
+            value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"--set {text}: {raw!r} is not a finite number")
     if not kinds or not isinstance(value, tuple(k for k in kinds if isinstance(k, type))):
         names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
         raise RequestError(f"--set {text}: {raw!r} is not {names}")

@@ -16,6 +16,8 @@ from oodbench.errors import DamagedFileError
 from oodbench.files import write_atomically
 from oodbench.identity import SHORT, canonical_json, digest, digest_bytes
 
+Arrays = dict[str, NDArray[Any]]
+
 SCHEMA = 1
 """Version of the record format; older ones are read through `_UPGRADES`."""
 
@@ -110,6 +112,9 @@ def _damaged(path: Path, what: str) -> str:
 def write_record(path: Path, record: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a record and its scores; the record last, so that with it all is there.
 
+    A record that is replaced goes first: killed in between, there is none rather than one beside
+    the scores of another. Processes that may write the same record hold `oodbench.files.locked`.
+
     Raises:
         jsonschema.ValidationError: If the record does not fit the schema.
     """
@@ -117,8 +122,9 @@ def write_record(path: Path, record: dict[str, Any], arrays: Mapping[str, NDArra
     digests["record"] = digest({**record, "digests": digests})
     whole = {**record, "digests": digests}
     _validator().validate(whole)
-    write_arrays(path.with_suffix(".npz"), arrays, {"identity": record["identity"]})
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.unlink(missing_ok=True)
+    write_arrays(path.with_suffix(".npz"), arrays, {"identity": record["identity"]})
     write_atomically(path, lambda file: _write_text(file, text))
 
 
@@ -134,7 +140,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = record["schema"]
+        version = int(record["schema"])
         digests = dict(record["digests"])
         stated = digests.pop("record")
         whole = stated == digest({**record, "digests": digests})
@@ -145,6 +151,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if version > SCHEMA:
         raise DamagedFileError(f"{path} has schema {version}; this oodbench reads up to {SCHEMA}")
     while version < SCHEMA:
+        if version not in _UPGRADES:
+            raise DamagedFileError(_damaged(path, f"has schema {version}, which there never was"))
         record = _UPGRADES[version](record)
         version = record["schema"]
     errors = sorted(_validator().iter_errors(record), key=str)
@@ -153,13 +161,18 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def read_scores(path: Path) -> dict[str, NDArray[Any]]:
+def read_scores(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, NDArray[Any]]:
     """Read the arrays beside a record: ``ids``, ``scores`` and what else there is.
+
+    Args:
+        path: The record's file.
+        record: The record, where it was read already.
 
     Raises:
         DamagedFileError: If they are damaged or belong to another record.
     """
-    record = read_record(path)
+    if record is None:
+        record = read_record(path)
     arrays, _ = read_arrays(path.with_suffix(".npz"))
     if record["digests"]["scores"] != arrays_digest(arrays):
         raise DamagedFileError(_damaged(path.with_suffix(".npz"), "belongs to another record"))

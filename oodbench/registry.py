@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -87,6 +87,9 @@ class Entry:
         Raises:
             RequestError: If it cannot be imported or breaks the form of a plugin.
         """
+        if self.path is not None and self.path.parent != _PACKAGE / self.kind:
+            # The file may have been edited since it was imported.
+            return _class(self, _guarded(self, lambda: _import_file(self)))
         return _load(self)
 
 
@@ -112,10 +115,22 @@ def _built_in(kind: str) -> list[Entry]:
     return [Entry(kind, file.stem, f"oodbench ({file.stem}.py)", file) for file in files]
 
 
-def _from_packages(kind: str) -> Iterable[Entry]:
-    for point in entry_points(group=f"oodbench.{kind}"):
-        package = point.dist.name if point.dist else "an unknown package"
-        yield Entry(kind, point.name, f"{package} ({point.value})", point=point)
+def _from_packages(kind: str) -> list[Entry]:
+    return [
+        Entry(
+            kind,
+            point.name,
+            f"{point.dist.name if point.dist else 'an unknown package'} ({point.value})",
+            point=point,
+        )
+        for point in _points(f"oodbench.{kind}", tuple(sys.path))
+    ]
+
+
+@cache
+def _points(group: str, search_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group; looking through all packages takes a while."""
+    return tuple(entry_points(group=group))
 
 
 def find(kind: str, reference: str) -> Entry:
@@ -150,25 +165,28 @@ def load(kind: str, reference: str) -> type[Any]:
 
 @cache
 def _load(entry: Entry) -> type[Any]:
-    noun = KINDS[entry.kind].noun
+    if entry.point is None:
+        module = _guarded(entry, lambda: import_module(f"oodbench.{entry.kind}.{entry.name}"))
+        return _class(entry, module)
+    target = _guarded(entry, entry.point.load)
+    return _class(entry, target) if isinstance(target, ModuleType) else _checked(entry, target)
+
+
+def _guarded(entry: Entry, load: Callable[[], Any]) -> Any:
+    """Import something, turning whatever it raises into one line."""
     try:
-        if entry.point is not None:
-            target = entry.point.load()
-            module = target if isinstance(target, ModuleType) else None
-            if module is None:
-                return _checked(entry, target)
-        elif entry.path is not None and entry.path.parent == _PACKAGE / entry.kind:
-            module = import_module(f"oodbench.{entry.kind}.{entry.name}")
-        else:
-            module = _import_file(entry)
+        return load()
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RequestError(
-            f"{noun} {entry.name} from {entry.origin} cannot be imported: "
+            f"{KINDS[entry.kind].noun} {entry.name} from {entry.origin} cannot be imported: "
             f"{type(error).__name__}: {error}"
         ) from error
-    assert module is not None
+
+
+def _class(entry: Entry, module: ModuleType) -> type[Any]:
+    """Return the one class of a module that is a plugin."""
     bases = _bases(entry.kind)
     classes = [
         value
@@ -183,6 +201,7 @@ def _load(entry: Entry) -> type[Any]:
         raise RequestError(
             f"{entry.origin} must define one public subclass of "
             f"{' or '.join(base.__name__ for base in bases)}; it defines {names}"
+            + ("; let the names of helpers begin with _" if classes else "")
         )
     return _checked(entry, classes[0])
 
@@ -206,6 +225,7 @@ def _checked(entry: Entry, target: Any) -> type[Any]:
 def _import_file(entry: Entry) -> ModuleType:
     assert entry.path is not None
     text = entry.path.read_bytes()
+    # The name holds the content, so an edited file is another module.
     name = f"_oodbench_file_{entry.name}_{hashlib.sha256(text).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -227,14 +247,19 @@ def source_digest(plugin: type[Any]) -> str | None:
     """Return the sha256 of the source that a class from outside the package comes from.
 
     Of a class in a package all Python files of the top-level package count, since its behaviour
-    may lie in any of them. None for classes of oodbench, which carry a version instead.
+    may lie in any of them. None for classes of oodbench, which carry a version instead. Read once,
+    when the class is first used, so that it stays the source of what is running.
     """
-    module = sys.modules[plugin.__module__]
-    if module.__name__.partition(".")[0] == "oodbench":
+    name = plugin.__module__
+    if name.partition(".")[0] == "oodbench":
         return None
-    file = Path(inspect.getfile(plugin))
-    top = sys.modules[module.__name__.partition(".")[0]]
-    files = [file]
+    return _source_digest(name, inspect.getfile(plugin))
+
+
+@cache
+def _source_digest(module: str, file: str) -> str:
+    top = sys.modules[module.partition(".")[0]]
+    files = [Path(file)]
     if hasattr(top, "__path__"):
         files = sorted(path for folder in top.__path__ for path in Path(folder).rglob("*.py"))
     hasher = hashlib.sha256()

@@ -1,11 +1,18 @@
 """Records as tables: for people by rich, for notebooks by pandas."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+
+GroupKey = tuple[str, str, str, int]
+"""Detector, its parameters, perturbation, training seed."""
+
+_GAP = 3
+"""Blanks between two columns."""
 
 CONVENTION = (
     "FPR@95: share of OOD images accepted where 95 % of in-distribution images are"
@@ -25,14 +32,18 @@ def _percent(value: float) -> str:
 
 
 def _interval(pair: Sequence[float]) -> str:
-    return f"[{100 * pair[0]:.1f}, {100 * pair[1]:.1f}]"
+    return f"{_percent(pair[0])}–{_percent(pair[1])}"
 
 
-def _groups(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+def group_key(record: Mapping[str, Any]) -> GroupKey:
+    """Return what the records of one row of means have in common."""
+    return (record["detector"], str(record["params"]), record["perturbation"], record["seed"])
+
+
+def _groups(records: Iterable[dict[str, Any]]) -> dict[GroupKey, list[dict[str, Any]]]:
+    grouped: dict[GroupKey, list[dict[str, Any]]] = {}
     for record in records:
-        key = (record["detector"], str(record["params"]), record["perturbation"], record["seed"])
-        grouped.setdefault(key, []).append(record)
+        grouped.setdefault(group_key(record), []).append(record)
     return grouped
 
 
@@ -40,61 +51,140 @@ def _mean(records: Sequence[dict[str, Any]], metric: str) -> float:
     return float(sum(record[metric] for record in records) / len(records))
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table; one with a number may be left out, the highest first."""
+
+    header: str
+    cells: tuple[str, ...]
+    expendable: int = 0
+    left: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(len(text) for text in (self.header, *self.cells))
+
+
+def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
+    """Leave columns out until none of the others is cut."""
+    kept = list(columns)
+    while sum(column.width + _GAP for column in kept) > width:
+        last = max(kept, key=lambda column: column.expendable)
+        if not last.expendable:
+            break
+        kept.remove(last)
+    return kept
+
+
 def print_tables(
     console: "Console",
     records: Sequence[dict[str, Any]],
     note: str,
-    mean_intervals: Sequence[dict[str, tuple[float, float]]] = (),
+    mean_intervals: Mapping[GroupKey, Mapping[str, Sequence[float]]] | None = None,
 ) -> None:
-    """Print a row for each OOD set where there is one block of them, else a row of means."""
+    """Print a row for each OOD set where there is one block of them, else a row of means.
+
+    Args:
+        console: Where to.
+        records: What to show.
+        note: What stands under the table.
+        mean_intervals: Intervals of the means over OOD sets by `group_key`.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     groups = _groups(records)
-    several_seeds = len({record["seed"] for record in records}) > 1
+    bounds = mean_intervals or {}
     by_set = len(groups) == 1
-    table = Table(box=SIMPLE_HEAD, title=_title(records), title_justify="left", pad_edge=False)
-    if by_set:
-        table.add_column("OOD set")
-    else:
-        table.add_column("detector")
-        table.add_column("attack")
-        if several_seeds:
-            table.add_column("seed", justify="right")
-    for name in ("FPR@95 ↓", "95 %", "AUROC ↑", "95 %", "AUPR ↑"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if not by_set:
-        table.add_column("acc.", justify="right", no_wrap=True)
-    for position, (key, rows) in enumerate(groups.items()):
-        if by_set:
-            for row in rows:
-                pairs = row["intervals"]
-                table.add_row(
-                    row["set"],
-                    _percent(row["fpr95"]),
-                    _interval(pairs["fpr95"]),
-                    _percent(row["auroc"]),
-                    _interval(pairs["auroc"]),
-                    _percent(row["aupr_out"]),
-                )
+    columns = _by_set(records, bounds) if by_set else _by_group(groups, bounds)
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=_title(records),
+        title_justify="left",
+        pad_edge=False,
+        show_edge=False,
+    )
+    kept = _fitting(columns, console.width)
+    for column in kept:
+        justify: Literal["left", "right"] = "left" if column.left else "right"
+        table.add_column(column.header, justify=justify, no_wrap=True)
+    rows = list(zip(*(column.cells for column in kept), strict=True))
+    for number, row in enumerate(rows):
+        is_mean = by_set and number == len(rows) - 1
+        if is_mean:
             table.add_section()
-        bounds = mean_intervals[position] if position < len(mean_intervals) else {}
-        cells = [
-            _percent(_mean(rows, "fpr95")),
-            _interval(bounds["fpr95"]) if "fpr95" in bounds else "",
-            _percent(_mean(rows, "auroc")),
-            _interval(bounds["auroc"]) if "auroc" in bounds else "",
-            _percent(_mean(rows, "aupr_out")),
-        ]
-        if by_set:
-            table.add_row("mean", *cells, style="bold")
-        else:
-            seed = [str(key[3])] if several_seeds else []
-            accuracy = f"{100 * rows[0]['accuracy']:.1f}"
-            table.add_row(key[0], key[2], *seed, *cells, accuracy)
+        table.add_row(*row, style="bold" if is_mean else None)
     console.print(table)
+    console.print()
     for line in _footnotes(records, note, by_set):
         console.print(line, style="dim", highlight=False, markup=False)
+
+
+def _metrics(
+    values: Sequence[Mapping[str, float]], bounds: Sequence[Mapping[str, Sequence[float]]]
+) -> list[_Column]:
+    def shown(metric: str) -> tuple[str, ...]:
+        return tuple(_percent(value[metric]) for value in values)
+
+    def between(metric: str) -> tuple[str, ...]:
+        return tuple(_interval(pair[metric]) if metric in pair else "" for pair in bounds)
+
+    return [
+        _Column("FPR@95 ↓", shown("fpr95")),
+        _Column("95 %", between("fpr95"), 2),
+        _Column("AUROC ↑", shown("auroc")),
+        _Column("95 %", between("auroc"), 4),
+        _Column("AUPR ↑", shown("aupr_out"), 1),
+    ]
+
+
+def _means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {metric: _mean(records, metric) for metric in ("fpr95", "auroc", "aupr_out")}
+
+
+def _by_set(
+    records: Sequence[dict[str, Any]], bounds: Mapping[GroupKey, Mapping[str, Sequence[float]]]
+) -> list[_Column]:
+    """One detector under one perturbation: a row for each OOD set, and the mean."""
+    names = tuple(record["set"] for record in records)
+    return [
+        _Column("OOD set", (*names, "mean"), left=True),
+        *_metrics(
+            [*records, _means(records)],
+            [*(record["intervals"] for record in records), bounds.get(group_key(records[0]), {})],
+        ),
+    ]
+
+
+def _by_group(
+    groups: Mapping[GroupKey, list[dict[str, Any]]],
+    bounds: Mapping[GroupKey, Mapping[str, Sequence[float]]],
+) -> list[_Column]:
+    """Several detectors, perturbations or seeds: a row of means over the OOD sets for each.
+
+    What is the same in all rows stands in the title.
+    """
+    whole = max(len(rows) for rows in groups.values())
+    labels = [
+        ("detector", [key[0] for key in groups], True),
+        ("attack", [key[2] for key in groups], True),
+        ("seed", [str(key[3]) for key in groups], False),
+        ("sets", [f"{len(rows)} of {whole}" for rows in groups.values()], False),
+    ]
+    columns = [
+        _Column(header, tuple(cells), left=left)
+        for header, cells, left in labels
+        if len(set(cells)) > 1
+    ]
+    if not columns:
+        columns = [_Column("parameters", tuple(key[1] for key in groups), left=True)]
+    means = [_means(rows) for rows in groups.values()]
+    accuracy = tuple(_percent(rows[0]["accuracy"]) for rows in groups.values())
+    return [
+        *columns,
+        *_metrics(means, [bounds.get(key, {}) for key in groups]),
+        _Column("acc.", accuracy, 3),
+    ]
 
 
 def _title(records: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,9 @@ def parse_eps(text: str) -> int:
     Raises:
         RequestError: If the text is no number or the radius is outside [1/255, 1].
     """
-    match = re.fullmatch(r"\s*([+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*(?:/\s*(\d*\.?\d+))?\s*", text, re.I)
+    match = re.fullmatch(
+        r"\s*([+-]?\d*\.?\d+(?:e[+-]?\d{1,3})?)\s*(?:/\s*(\d*\.?\d+))?\s*", text, re.I
+    )
     if match is None:
         raise RequestError(f"--eps {text}: not a number; give a radius such as 8/255 or 0.03")
     numerator, denominator = Fraction(match[1]), Fraction(match[2] or 1)
@@ -67,8 +69,9 @@ def to_grid(levels: Tensor, centres: Tensor, k: int) -> Tensor:
         uint8 [N, 3, H, W] with |image − centre| ≤ k.
     """
     middle = centres.to(torch.int16)
-    delta = (levels - centres.to(levels.dtype)).round().to(torch.int16).clamp(-k, k)
-    return (middle + delta).clamp(0, LEVELS).to(torch.uint8)
+    # Clamped before the cast: what an int16 cannot hold would come back with the other sign.
+    delta = (levels - centres.to(levels.dtype)).nan_to_num(0.0).round().clamp(-k, k)
+    return (middle + delta.to(torch.int16)).clamp(0, LEVELS).to(torch.uint8)
 
 
 def farthest(images: Tensor, centres: Tensor) -> int:

@@ -129,7 +129,7 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
-    total = sum(stage.schedule.epochs for stage in stages) * loop.steps_of_epoch(request.schedule)
+    total = sum(stage.schedule.epochs * loop.steps_of_epoch(stage.schedule) for stage in stages)
     started = time.monotonic()
     with (progress or Progress()).task(title, total) as task:
         for number, stage in enumerate(stages):

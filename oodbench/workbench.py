@@ -15,12 +15,12 @@ from torch import Tensor
 from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import shipped_results, writable_folder
-from oodbench.identity import PROTOCOL, digest
+from oodbench.identity import PROTOCOL, digest, parameters
 from oodbench.images import Images, Subset, Suite
 from oodbench.judging import Subject
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
-from oodbench.plugins import PluginSpec, described
+from oodbench.plugins import PluginSpec, described, origin
 from oodbench.progress import Progress
 from oodbench.recipe import Recipe
 from oodbench.registry import load
@@ -87,6 +87,8 @@ class Workbench:
         self.settings = settings
         self.progress = progress or Progress()
         self.device = torch.device(settings.device)
+        if self.device.type == "cuda":
+            _judge_exactly()
         self._suites: dict[str, Suite] = {}
         self._images: dict[tuple[str, str, str], Images] = {}
         self._weights: dict[Taught, Stored] = {}
@@ -176,8 +178,8 @@ class Workbench:
         network = self.network(taught.network)
         return {
             "recipe": {"name": type(taught.recipe).__name__, **described(taught.recipe)},
-            "schedule": {"name": taught.schedule, **_fields(schedule)},
-            "network": {"name": network.__name__.lower(), **_origin(network)},
+            "schedule": {"name": taught.schedule, **parameters(schedule)},
+            "network": {"name": network.__name__.lower(), **origin(network)},
             "seed": taught.seed,
         }
 
@@ -348,17 +350,12 @@ class Workbench:
         return torch.from_numpy(images.batch(indices)).to(self.device)
 
 
-def _fields(instance: Any) -> dict[str, Any]:
-    from oodbench.identity import parameters
-
-    return parameters(instance)
-
-
-def _origin(plugin: type[Any]) -> dict[str, Any]:
-    from oodbench.registry import source_digest
-
-    source = source_digest(plugin)
-    return {"version": plugin.version} if source is None else {"source": source}
+def _judge_exactly() -> None:
+    """Switch off what makes float32 on a GPU less than float32, or differ between two runs."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def versions() -> dict[str, str]:

@@ -56,6 +56,18 @@ def teaching_options(function: F) -> F:
     return function
 
 
+def names(texts: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """Read comma lists of names; repeated options add up.
+
+    Raises:
+        click.BadParameter: If the option is given without a name, which is not ``all``.
+    """
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if texts and not any(parts):
+        raise click.BadParameter(f"{option} is empty; give a name, or leave it out")
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
 def whole_numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
     """Read comma lists of whole numbers; repeated options add up.
 
@@ -72,6 +84,8 @@ def whole_numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
             raise click.BadParameter(f"{option} {part}: not a whole number") from None
         if int(part) < 0:
             raise click.BadParameter(f"{option} {part}: must not be negative")
+    if texts and not numbers:
+        raise click.BadParameter(f"{option} is empty; give a number, or leave it out")
     return tuple(numbers)
 
 

@@ -6,8 +6,13 @@ from typing import Any
 
 import click
 
-from oodbench.commands.options import place_options, reported, teaching_options, whole_numbers
-from oodbench.threat import parse_eps
+from oodbench.commands.options import (
+    names,
+    place_options,
+    reported,
+    teaching_options,
+    whole_numbers,
+)
 
 
 @click.command("run")
@@ -63,15 +68,17 @@ def command(
 
     What is stored already under the same identity is reused, the rest is computed and stored.
     """
+    from oodbench.threat import parse_eps
+
     radius = None if eps is None else parse_eps(eps)
-    from oodbench.api import Places, mean_intervals, names, run
+    from oodbench.api import Places, mean_intervals, run
     from oodbench.plan import Request
 
     request = Request(
         suite=suite,
-        detectors=names(detectors) or ("all",),
-        attacks=names(attacks) or ("none",),
-        ood=names(ood),
+        detectors=names(detectors, "--detector") or ("all",),
+        attacks=names(attacks, "--attack") or ("none",),
+        ood=names(ood, "--ood"),
         seeds=whole_numbers(seeds, "--seed") or (0,),
         eps=radius,
         preset=preset,

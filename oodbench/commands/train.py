@@ -4,7 +4,13 @@ from typing import Any
 
 import click
 
-from oodbench.commands.options import place_options, reported, teaching_options, whole_numbers
+from oodbench.commands.options import (
+    names,
+    place_options,
+    reported,
+    teaching_options,
+    whole_numbers,
+)
 
 
 @click.command("train")
@@ -25,12 +31,12 @@ def command(
     """
     from pathlib import Path
 
-    from oodbench.api import Places, names
+    from oodbench.api import Places
     from oodbench.plan import Request, make_plan
 
     request = Request(
         suite=suite,
-        detectors=names(detectors) or ("all",),
+        detectors=names(detectors, "--detector") or ("all",),
         seeds=whole_numbers(seeds, "--seed") or (0,),
         schedule=schedule,
         network=network,

@@ -8,11 +8,12 @@ from oodbench.network import Network
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
+    # ReLU and max pooling commute; the rectifier costs a quarter on the smaller map.
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -1,0 +1,229 @@
+"""Networks, their folded copies, and the pass that detectors share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodbench.model import Backbone, Model, input_gradient
+from oodbench.network import Network, fold_batch_norm, initialised
+from oodbench.networks.conv3 import Conv3
+from oodbench.registry import entries
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unfolded(seed: int = 0) -> Network:
+    """A network whose running statistics and affine parameters are far from their defaults."""
+    network = initialised(Conv3, 7, seed)
+    generator = rng(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in [
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.2, 2.0),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+            ]:
+                tensor.uniform_(low, high, generator=generator)
+    return network.eval()
+
+
+IMAGES = torch.rand(5, 3, 32, 32, generator=rng(9))
+
+
+def test_folding_batch_norm_changes_nothing_but_the_cost() -> None:
+    network = unfolded()
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        maps, logits = network.tapped(IMAGES)
+        folded_maps, folded_logits = folded.tapped(IMAGES)
+    assert torch.allclose(logits, folded_logits, atol=1e-5)
+    assert list(maps) == list(folded_maps) == list(network.taps)
+    for tap in maps:
+        assert torch.allclose(maps[tap], folded_maps[tap], atol=1e-5)
+    with torch.no_grad():
+        plain = initialised(Conv3, 7, 0).eval()(IMAGES)
+    assert not torch.allclose(logits, plain, atol=0.1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_folding_leaves_the_original_as_it_is(training: bool) -> None:
+    network = unfolded().train(training)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold_batch_norm(network)
+    assert not folded.training
+    assert network.training is training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert all(p.requires_grad for p in network.parameters())
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.add_(1)
+    after = network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", sorted(entries("networks")))
+def test_stopping_at_a_tap_gives_the_same_map_and_runs_no_further(name: str) -> None:
+    network = initialised(entries("networks")[name].load(), 7, 0).eval()
+    with torch.no_grad():
+        whole, logits = network.tapped(IMAGES)
+    assert logits.shape == (5, 7)
+    assert tuple(whole) == network.taps
+    heads: list[int] = []
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda *_: heads.append(1))
+    for number, tap in enumerate(network.taps):
+        with torch.no_grad():
+            maps, empty = network.tapped(IMAGES, until=tap)
+        assert torch.equal(maps[tap], whole[tap])
+        assert tuple(maps) == network.taps[: number + 1]
+        assert empty.numel() == 0
+    assert not heads
+    with pytest.raises(KeyError, match="no tap"):
+        Model(Backbone(network, 7)).features(IMAGES, "nowhere")
+
+
+@pytest.mark.parametrize("name", sorted(entries("networks")))
+def test_weights_depend_on_the_seed_alone_and_leave_the_global_generator(name: str) -> None:
+    network = entries("networks")[name].load()
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = initialised(network, 7, 3).state_dict()
+    assert torch.equal(torch.rand(3), expected)
+    again, other = initialised(network, 7, 3).state_dict(), initialised(network, 7, 4).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_global_pooling_takes_the_maximum_wherever_it_is() -> None:
+    network = unfolded()
+    assert isinstance(network, Conv3)
+    block = torch.rand(1, 64, 4, 4, generator=rng(1))
+    network.block3 = nn.Identity()
+
+    def logits(features: Tensor) -> Tensor:
+        network.block1 = network.block2 = nn.Sequential()
+        with torch.no_grad():
+            return network(features)
+
+    moved = block.flatten(2)[:, :, torch.randperm(16, generator=rng(2))].reshape(block.shape)
+    assert torch.equal(logits(block), logits(moved))
+    # What is below the maximum does not count, as it would in an average ...
+    top = block.amax((2, 3), keepdim=True)
+    lower = torch.where(block == top, block, block - 0.5)
+    assert torch.equal(logits(block), logits(lower))
+    # ... and the maximum does.
+    assert not torch.allclose(logits(block), logits(torch.where(block == top, top + 1, block)))
+
+
+class Counting:
+    def __init__(self, outputs: int = 7, dtype: torch.dtype = torch.float32) -> None:
+        self.network = unfolded()
+        self.forwards = 0
+        self.backbone = Backbone(self.network, outputs, dtype=dtype)
+        self.backbone.network.block1.register_forward_hook(self._count)  # type: ignore
+
+    def _count(self, *_: object) -> None:
+        self.forwards += 1
+
+
+def test_one_pass_serves_all_detectors_of_a_network() -> None:
+    counting = Counting()
+    one, other = Model(counting.backbone), Model(counting.backbone, {"x": torch.ones(1)})
+    images = IMAGES.clone()
+    with torch.no_grad():
+        logits = one.logits(images)
+        assert torch.equal(other.logits(images), logits)
+        assert torch.equal(other.outputs(images)[1], logits)
+        for tap in other.taps:
+            other.features(images, tap)
+    assert counting.forwards == 1
+    assert other.logits(images) is logits  # without a graph grad mode makes no difference
+
+
+def test_a_pass_up_to_a_tap_is_not_taken_for_a_whole_one() -> None:
+    counting = Counting()
+    model, images = Model(counting.backbone), IMAGES.clone()
+    with torch.no_grad():
+        model.features(images, "block1")
+        assert model.logits(images).shape == (5, 7)
+        assert model.outputs(images)[0].keys() == {"block1", "block2", "block3"}
+
+
+def test_the_pass_is_run_again_after_a_change_in_place_or_for_another_tensor() -> None:
+    counting = Counting()
+    model, images = Model(counting.backbone), IMAGES.clone()
+    with torch.no_grad():
+        before = model.logits(images)
+        images.mul_(0.5)
+        after = model.logits(images)
+        assert counting.forwards == 2
+        images[0, 0, 0, 0] = 1.0
+        model.logits(images)
+        assert counting.forwards == 3
+        model.logits(images.clone())
+        assert counting.forwards == 4
+        fresh = Model(Backbone(unfolded(), 7)).logits(IMAGES * 0.5)
+    assert not torch.equal(before, after)
+    assert torch.allclose(after, fresh, atol=1e-6)
+
+
+def test_a_tensor_at_the_address_of_a_dead_one_is_not_taken_for_it() -> None:
+    counting = Counting()
+    model = Model(counting.backbone)
+    with torch.no_grad():
+        for number in range(5):
+            images = torch.full((2, 3, 32, 32), number / 5)
+            expected = counting.backbone.network(images)
+            assert torch.allclose(model.logits(images), expected, atol=1e-5)
+            del images
+
+
+def test_a_pass_with_a_graph_is_never_kept() -> None:
+    counting = Counting()
+    model = Model(counting.backbone)
+    images = IMAGES.clone().requires_grad_()
+    for _ in range(2):
+        gradient = input_gradient(model.logits(images).sum(1), images)
+        assert bool((gradient != 0).any())
+    assert counting.forwards == 2
+    with torch.no_grad():
+        kept = model.logits(images)
+    assert not kept.requires_grad
+    assert model.logits(images).requires_grad
+
+
+def test_the_network_under_a_detector_is_frozen() -> None:
+    counting = Counting()
+    assert not counting.backbone.network.training
+    images = IMAGES.clone().requires_grad_()
+    Model(counting.backbone).logits(images).sum().backward()
+    assert all(p.grad is None for p in counting.backbone.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)], ids=str
+)
+def test_the_copy_for_searching_is_nearly_the_same_function(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    backbone = Backbone(unfolded(), 7)
+    search = backbone.for_search(dtype)
+    with torch.no_grad():
+        exact, near = Model(backbone).logits(IMAGES), Model(search).logits(IMAGES)
+    assert near.dtype == torch.float32
+    assert (exact - near).abs().max() <= tolerance * exact.abs().max()
+    assert next(backbone.network.parameters()).dtype == torch.float32
+
+
+def test_float64_stays_float64() -> None:
+    model = Model(Backbone(unfolded(), 7, dtype=torch.float64))
+    assert model.logits(IMAGES.double()).dtype == torch.float64
+    assert model.features(IMAGES.double(), "block2").dtype == torch.float64

@@ -1,0 +1,291 @@
+"""Killed at any moment and started again, a run ends with the same records."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oodbench import execute
+from oodbench.__main__ import main
+from oodbench.api import Places
+from oodbench.plan import Request, make_plan
+from oodbench.progress import Progress, Task
+from oodbench.records import find_records, read_scores
+from oodbench.trainer import train
+from oodbench.workbench import Settings, Workbench
+
+KILLS = 10
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Processes that start with everything imported, but nothing computed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["oodbench.api", "oodbench.trainer", "torch._dynamo", "sklearn"])
+    return context
+
+
+class Forked:
+    """A run in a process made for it."""
+
+    def __init__(self, processes: Any, arguments: list[str]) -> None:
+        self._process = processes.Process(target=main, args=(arguments,))
+        self._process.start()
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+
+
+class Spawned:
+    """A run as a user starts it."""
+
+    def __init__(self, processes: Any, arguments: list[str]) -> None:
+        command = [sys.executable, "-m", "oodbench", *arguments]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.mark.parametrize("start", [Forked, pytest.param(Spawned, marks=pytest.mark.slow)])
+def test_killed_at_ten_random_moments_a_run_ends_with_the_records_of_an_uninterrupted_one(
+    start: Any,
+    processes: Any,
+    tiny: str,
+    tmp_path: Path,
+    rng: random.Random,
+    contents: Callable[[Path], Any],
+) -> None:
+    def arguments(results: Path, store: Path) -> list[str]:
+        chosen = ["--detector", "msp,oe", "--attack", "none,linf", "--schedule", "long"]
+        places = ["--results", str(results), "--store", str(store), "--device", "cpu"]
+        return ["run", "--suite", tiny, *chosen, "--budget", "20", *places]
+
+    reference = start(processes, arguments(tmp_path / "warm up", tmp_path / "store 0"))
+    assert reference.wait() == 0
+    begin = time.monotonic()
+    reference = start(processes, arguments(tmp_path / "whole", tmp_path / "store 1"))
+    assert reference.wait() == 0
+    length = time.monotonic() - begin
+    expected = contents(tmp_path / "whole")
+    assert len(find_records(tmp_path / "whole")) == 8
+
+    results, store = tmp_path / "killed", tmp_path / "store 2"
+    killed, finished, tale = 0, {}, []
+    while killed < KILLS:
+        begin = time.monotonic()
+        process = start(processes, arguments(results, store))
+        if process.wait(rng.uniform(0.0, 0.8) * length) is None:
+            process.kill()
+            killed += 1
+            there = len(find_records(results)) if results.exists() else 0
+            tale.append(f"{time.monotonic() - begin:.1f} s: {there} records")
+        else:
+            tale.append("went to its end; started afresh")
+            assert contents(results) == expected
+            shutil.rmtree(results)
+            shutil.rmtree(store)
+            finished = {}
+        for path, stamp in finished.items():
+            assert path.stat().st_mtime_ns == stamp, f"{path} was written twice"
+        for record in find_records(results) if results.exists() else []:
+            read_scores(record)
+            for path in (record, record.with_suffix(".npz")):
+                finished[path] = path.stat().st_mtime_ns
+    assert start(processes, arguments(results, store)).wait() == 0
+    for path, stamp in finished.items():
+        assert path.stat().st_mtime_ns == stamp, f"{path} was written twice"
+    assert contents(results) == expected
+    assert not [path for path in store.rglob("*") if path.suffix in (".tmp", ".checkpoint")]
+    print(f"{length:.1f} s uninterrupted; killed after", *tale, sep="\n  ")
+
+
+def test_two_processes_on_one_store_do_not_harm_each_other(
+    processes: Any, tiny: str, tmp_path: Path, contents: Callable[[Path], Any]
+) -> None:
+    def arguments(name: str) -> list[str]:
+        places = ["--results", str(tmp_path / name), "--store", str(tmp_path / f"{name}-store")]
+        chosen = ["--detector", "msp,mahalanobis,oe", "--attack", "none,linf"]
+        return ["run", "--suite", tiny, *chosen, *places, "--device", "cpu"]
+
+    assert Forked(processes, arguments("single")).wait() == 0
+    pair = [Forked(processes, arguments("shared")) for _ in range(2)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert contents(tmp_path / "shared") == contents(tmp_path / "single")
+
+
+def test_a_cell_that_was_stopped_half_way_does_only_the_rest(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, contents: Any
+) -> None:
+    cell = ("--detector", "msp", "--attack", "linf", "--ood", "rings")
+    whole = tmp_path / "whole"
+    assert run(*cell, results=whole).code == 0
+
+    monkeypatch.setattr(execute, "_RANGE", 8)
+    pieces: list[tuple[int, int]] = []
+    work = execute.run_work
+
+    def interrupted(piece: execute.Work, *rest: Any) -> Any:
+        if len(pieces) == 2:
+            raise KeyboardInterrupt
+        pieces.append((piece.start, piece.stop))
+        return work(piece, *rest)
+
+    monkeypatch.setattr(execute, "run_work", interrupted)
+    stopped = run(*cell)
+    assert stopped.code == 130
+    assert stopped.out == ""
+    assert "are kept" in stopped.err
+    assert "the same command goes on" in stopped.err
+    assert "Traceback" not in stopped.err
+
+    def counted(piece: execute.Work, *rest: Any) -> Any:
+        pieces.append((piece.start, piece.stop))
+        return work(piece, *rest)
+
+    monkeypatch.setattr(execute, "run_work", counted)
+    assert run(*cell).code == 0
+    assert pieces == [(0, 8), (8, 16), (16, 24), (24, 30)]
+    ours, theirs = contents(tmp_path / "results"), contents(whole)
+    assert ours.keys() == theirs.keys()
+    for path, value in ours.items():
+        if path.endswith(".npz"):
+            assert value["ids"] == theirs[path]["ids"]
+            np.testing.assert_allclose(value["scores"], theirs[path]["scores"], atol=1e-5)
+        else:
+            assert value["attack"]["won"].keys() == theirs[path]["attack"]["won"].keys()
+            assert value["attack"]["steps"] == theirs[path]["attack"]["steps"]
+            assert value["identity"] == theirs[path]["identity"]
+
+
+def test_pieces_of_a_stopped_run_are_not_used_with_force_nor_when_damaged(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cell = ("--detector", "msp", "--attack", "linf", "--ood", "rings")
+    monkeypatch.setattr(execute, "_RANGE", 15)
+    work = execute.run_work
+    pieces: list[int] = []
+
+    def interrupted(piece: execute.Work, *rest: Any) -> Any:
+        pieces.append(piece.start)
+        if piece.start:
+            raise KeyboardInterrupt
+        return work(piece, *rest)
+
+    monkeypatch.setattr(execute, "run_work", interrupted)
+    assert run(*cell).code == 130
+    assert run(*cell).code == 130
+    assert pieces == [0, 15, 15]
+    assert run(*cell, "--force").code == 130
+    assert pieces[3:] == [0, 15]
+    (kept,) = tmp_path.rglob("0-15.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert run(*cell).code == 130
+    assert pieces[5:] == [0, 15]
+
+
+class _Stopping(Progress):
+    """Stops the work after so many steps, as a kill would."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("detector", ["msp", "atom"])
+@pytest.mark.parametrize("step", [3, 5])
+def test_a_training_stopped_in_any_epoch_ends_with_the_same_weights_bit_for_bit(
+    detector: str, step: int, tiny: str, tmp_path: Path
+) -> None:
+    bench = Workbench(Settings("cpu", 256, tmp_path, tmp_path))
+    plan = make_plan(Request(suite=tiny, detectors=(detector,)), bench, tmp_path)
+    request = bench._request(plan.trainings[0], None)
+    device = torch.device("cpu")
+    expected = train(request, device).tensors()
+    checkpoint = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        train(request, device, checkpoint, _Stopping(step))  # of two epochs of three
+    resumed = train(request, device, checkpoint, counted := _Stopping(1000)).tensors()
+    assert 1000 - counted.left == 1 + 3  # the first epoch at once, three steps of the second
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_a_run_stopped_while_training_goes_on_from_its_epoch_and_leaves_no_checkpoint(
+    tiny: str, tmp_path: Path, contents: Callable[[Path], Any]
+) -> None:
+    from oodbench.api import run
+
+    request = Request(suite=tiny, detectors=("msp",), ood=("rings",))
+
+    def places(name: str) -> Places:
+        return Places("cpu", results=tmp_path / name, store=tmp_path / f"{name}-store")
+
+    run(request, places("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        run(request, places("stopped"), _Stopping(4))
+    assert len(list(tmp_path.rglob("*.checkpoint"))) == 1
+    run(request, places("stopped"))
+    assert not list(tmp_path.rglob("*.checkpoint"))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_work_is_plain_data_that_another_process_does_with_the_same_result(
+    processes: Any, tiny: str, plugins: Path, shared_store: Path, tmp_path: Path
+) -> None:
+    settings = Settings("cpu", 256, tmp_path, shared_store)
+    bench = Workbench(settings)
+    request = Request(
+        suite=tiny, detectors=("msp", str(plugins / "mine.py")), attacks=("linf",), ood=("rings",)
+    )
+    plan = make_plan(request, bench, tmp_path)
+    for cell in plan.cells:
+        (here,) = execute.run_work(execute.Work((cell,), 0, 30), bench)
+        assert isinstance(here, execute.Piece)
+        halves = [execute.Work((cell,), 0, 11), execute.Work((cell,), 11, 30)]
+        with processes.Pool(1) as pool:
+            (there,) = pool.apply(
+                execute.run_in_process, (execute.Work((cell,), 0, 30), settings)
+            )
+            parts = [pool.apply(execute.run_in_process, (half, settings))[0] for half in halves]
+        assert here.arrays.keys() == there.arrays.keys()
+        for name, array in here.arrays.items():
+            np.testing.assert_array_equal(array, there.arrays[name])
+        ids = np.concatenate([part.arrays["ids"] for part in parts])
+        scores = np.concatenate([part.arrays["scores"] for part in parts])
+        np.testing.assert_array_equal(ids, here.arrays["ids"])
+        np.testing.assert_allclose(scores, here.arrays["scores"], atol=1e-5)

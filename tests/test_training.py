@@ -1,0 +1,589 @@
+"""The training loop and the recipes against hand calculation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
+from oodbench.detectors.oe import OutlierExposure
+from oodbench.images import ArrayImages
+from oodbench.networks.conv3 import Conv3
+from oodbench.progress import Progress
+from oodbench.randomness import torch_generator
+from oodbench.recipe import Batch, Plain, Recipe, Stage
+from oodbench.schedule import Schedule
+from oodbench.scores import reject_class
+from oodbench.threat import to_float
+from oodbench.trainer import TrainingRequest, build, train
+from oodbench.training import Augmented, DeviceImages, Training, shifted
+
+CPU = torch.device("cpu")
+FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0, flip=False)
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def images(count: int, classes: int | None = 3, side: int = 16, seed: int = 0) -> ArrayImages:
+    """Random images, told apart by the first pixel, brighter for higher classes."""
+    pixels = rng(seed).integers(0, 120, (count, 3, side, side)).astype(np.uint8)
+    labels = None if classes is None else rng(seed).integers(0, classes, count)
+    if labels is not None:
+        pixels += (40 * labels)[:, None, None, None].astype(np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(count)
+    return ArrayImages(pixels, [f"{seed}/{i}" for i in range(count)], labels)
+
+
+def request(recipe: Recipe, schedule: Schedule = FAST, **changes: Any) -> TrainingRequest:
+    known = TrainingRequest(recipe, schedule, Conv3, 3, 0, images(20), images(60, None, seed=1))
+    return replace(known, **changes)
+
+
+def which(batch: Tensor) -> list[int]:
+    """Numbers of the images in a batch of floats, by their first pixel."""
+    return (batch[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_views_are_crops_and_flips_done_by_hand(padding: int) -> None:
+    source = images(10, None)
+    schedule = Schedule(crop_padding=padding)
+    views = Augmented(DeviceImages(source, CPU), schedule, 3, torch_generator(0, "views"))
+    assert len(views) == 30
+    assert views.different_images == 10
+    got = views.batch(torch.arange(30)).numpy()
+    seen = set()
+    for position in range(30):
+        padded = np.pad(
+            source.batch([position % 10])[0], ((0, 0), (padding, padding), (padding, padding))
+        )
+        matches = [
+            (top, left, flip)
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+            for flip in (False, True)
+            if np.array_equal(
+                padded[:, top : top + 16, left : left + 16][:, :, :: -1 if flip else 1],
+                got[position],
+            )
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert {flip for _, _, flip in seen} == {False, True}
+    assert len({(top, left) for top, left, _ in seen}) > (1 if padding else 0)
+
+
+def test_a_view_is_a_function_of_its_position_alone() -> None:
+    views = Augmented(
+        DeviceImages(images(10, None), CPU), Schedule(), 2, torch_generator(0, "views")
+    )
+    whole = views.batch(torch.arange(20))
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(views.batch(order), whole[order])
+    assert torch.equal(views.batch(torch.tensor([13, 13, 2])), whole[[13, 13, 2]])
+    assert not torch.equal(whole[:10], whole[10:])
+
+
+def test_shifting_crops_where_it_is_told() -> None:
+    picture = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    moved = shifted(picture, 2, torch.tensor([[0, 1], [4, 2]])).numpy()
+    padded = np.pad(picture.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    assert np.array_equal(moved[0], padded[0, :, 0:4, 1:5])
+    assert np.array_equal(moved[1], padded[1, :, 4:8, 2:6])
+    assert moved.shape == (2, 3, 4, 4)
+
+
+def test_images_that_stay_off_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = DeviceImages(images(10), CPU)
+    monkeypatch.setattr("oodbench.training._ON_DEVICE_BYTES", 0)
+    off = DeviceImages(images(10), CPU)
+    indices = torch.tensor([3, 9, 3])
+    assert off._all is None
+    assert on._all is not None
+    assert torch.equal(on.batch(indices), off.batch(indices))
+
+
+# Losses
+
+
+def state(recipe: Recipe, **changes: Any) -> Training:
+    _, training = build(request(recipe, **changes), CPU)
+    return training
+
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 1.0, 0.0, -2.0]])
+OUTLIERS = torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
+LABELS = torch.tensor([0, 2])
+
+
+def lse(row: list[float]) -> float:
+    return math.log(sum(math.exp(v) for v in row))
+
+
+def test_the_loss_of_atom_is_two_mean_cross_entropies_over_all_logits() -> None:
+    known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
+    unknown = [lse(row) - row[3] for row in OUTLIERS.tolist()]
+    batch = Batch(torch.empty(0), LABELS, torch.empty(0))
+    for weight in (1.0, 0.25):
+        recipe = MinedAdversarialOutliers(weight=weight)
+        got = recipe.loss(state(recipe), batch, LOGITS, OUTLIERS)
+        assert got.item() == pytest.approx(sum(known) / 2 + weight * sum(unknown) / 3, rel=1e-6)
+
+
+def test_the_loss_of_outlier_exposure_adds_the_distance_from_uniform() -> None:
+    known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
+    unknown = [lse(row) - sum(row) / 4 for row in OUTLIERS.tolist()]
+    batch = Batch(torch.empty(0), LABELS, torch.empty(0))
+    recipe = OutlierExposure()
+    got = recipe.loss(state(recipe), batch, LOGITS, OUTLIERS)
+    assert got.item() == pytest.approx(sum(known) / 2 + 0.5 * sum(unknown) / 3, rel=1e-6)
+
+
+def test_plain_training_is_cross_entropy() -> None:
+    known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
+    batch = Batch(torch.empty(0), LABELS, torch.empty(0))
+    got = Plain().loss(state(Plain()), batch, LOGITS, LOGITS[:0])
+    assert got.item() == pytest.approx(sum(known) / 2, rel=1e-6)
+
+
+# The attack within training
+
+
+def prepared(count: int = 12) -> tuple[Training, Batch, Batch]:
+    recipe = ATOM(quantile=0.125).recipe
+    training = state(recipe)
+    training.network.train()
+    for start in range(4):  # running statistics of their own, unlike those of a batch
+        training.network(to_float(torch.from_numpy(images(20, seed=start + 5).batch(range(20)))))
+    outliers = to_float(torch.from_numpy(images(count, None, seed=2).batch(range(count))))
+    batch = Batch(torch.empty(0, 3, 16, 16), torch.empty(0), outliers)
+    return training, batch, recipe.prepare(training, batch)
+
+
+def reject_log_odds(training: Training, batch: Tensor) -> Tensor:
+    training.network.eval()
+    with torch.no_grad():
+        result = reject_class(training.network(batch), training.classes)
+    training.network.train()
+    return result
+
+
+@pytest.mark.parametrize("count", [12, 13, 1])
+def test_atom_leaves_the_first_half_and_attacks_the_second_in_its_ball_on_the_grid(
+    count: int,
+) -> None:
+    _, before, after = prepared(count)
+    half = (count + 1) // 2
+    assert torch.equal(after.outliers[:half], before.outliers[:half])
+    moved = (after.outliers * 255).double() - (before.outliers * 255).double()
+    assert after.outliers.min() >= 0
+    assert after.outliers.max() <= 1
+    assert torch.allclose(moved, moved.round(), atol=1e-4)
+    assert moved.abs().max() <= 8 + 1e-4
+    if count > 1:
+        assert bool((moved[half:].abs().flatten(1).amax(1) > 0).all())
+    levels = (after.outliers * 255).round()
+    assert torch.equal(after.outliers, to_float(levels.to(torch.uint8)))
+
+
+def test_atom_trains_on_outliers_that_look_more_in_distribution_to_the_eval_mode_network() -> None:
+    training, before, after = prepared(40)
+    clean = reject_log_odds(training, before.outliers[20:])
+    attacked = reject_log_odds(training, after.outliers[20:])
+    assert bool((attacked <= clean + 1e-5).all())
+    assert bool((attacked < clean - 1e-3).float().mean() > 0.9)
+
+
+def test_the_attack_within_training_leaves_the_network_as_it_is() -> None:
+    recipe = ATOM(quantile=0.125).recipe
+    training = state(recipe)
+    training.network.train()
+    before = {key: value.clone() for key, value in training.network.state_dict().items()}
+    outliers = to_float(torch.from_numpy(images(8, None).batch(range(8))))
+    recipe.prepare(training, Batch(outliers[:0], LABELS[:0], outliers))
+    assert training.network.training
+    after = training.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(p.grad is None for p in training.network.parameters())
+
+
+def test_a_frozen_objective_is_the_network_in_eval_mode_with_its_gradient() -> None:
+    training, before, _ = prepared()
+    objective = training.frozen_objective(lambda logits: reject_class(logits, 3))
+    values, gradients = objective.gradient(before.outliers)
+    expected = reject_log_odds(training, before.outliers)
+    assert torch.allclose(values, expected, atol=1e-4)
+    assert torch.allclose(objective.value(before.outliers), expected, atol=1e-4)
+    training.network.eval()
+    inputs = before.outliers.clone().requires_grad_()
+    reject_class(training.network(inputs), 3).sum().backward()
+    assert inputs.grad is not None
+    assert torch.allclose(gradients, inputs.grad, atol=1e-4)
+
+
+def test_the_attack_differs_from_step_to_step_and_repeats_itself() -> None:
+    recipe = ATOM(quantile=0.125, steps=0).recipe  # the start or the clean image alone
+    training, before, _ = prepared()
+
+    def attacked(step: int) -> Tensor:
+        training.step = step
+        return recipe.prepare(training, before).outliers
+
+    assert torch.equal(attacked(1), attacked(1))
+    assert not torch.equal(attacked(1), attacked(2))
+
+
+# The loop
+
+
+@dataclass(frozen=True)
+class Watching(Recipe):
+    """Writes down what the loop hands it."""
+
+    ratio: int = 2
+    kept: tuple[int, ...] | None = None
+    log: list[dict[str, Any]] = field(default_factory=list, compare=False)
+
+    def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
+        return (Stage(schedule, self.ratio),)
+
+    def start_epoch(self, training: Training) -> Tensor:
+        return super().start_epoch(training) if self.kept is None else torch.tensor(self.kept)
+
+    def loss(
+        self, training: Training, batch: Batch, logits: Tensor, outlier_logits: Tensor
+    ) -> Tensor:
+        self.log.append(
+            {
+                "epoch": training.epoch,
+                "step": training.step,
+                "known": which(batch.images),
+                "labels": batch.labels.tolist(),
+                "outliers": which(batch.outliers),
+                "logits": (len(logits), len(outlier_logits)),
+                "training": training.network.training,
+                "same_pass": logits.grad_fn is not None,
+            }
+        )
+        return F.cross_entropy(logits, batch.labels)
+
+
+def test_every_image_is_seen_once_an_epoch_with_its_label_and_its_share_of_outliers() -> None:
+    recipe = Watching()
+    known = images(20)
+    train(request(recipe), CPU)
+    assert [entry["step"] for entry in recipe.log] == [0, 1, 2, 0, 1, 2]
+    orders = []
+    for epoch in (0, 1):
+        steps = [entry for entry in recipe.log if entry["epoch"] == epoch]
+        assert [len(entry["known"]) for entry in steps] == [8, 8, 4]
+        assert [len(entry["outliers"]) for entry in steps] == [16, 16, 8]
+        assert [entry["logits"] for entry in steps] == [(8, 16), (8, 16), (4, 8)]
+        assert all(entry["training"] for entry in steps)
+        order = [i for entry in steps for i in entry["known"]]
+        labels = [y for entry in steps for y in entry["labels"]]
+        assert sorted(order) == list(range(20))
+        assert known.labels is not None
+        assert labels == known.labels[order].tolist()
+        outliers = [i for entry in steps for i in entry["outliers"]]
+        assert len(set(outliers)) == 40  # 40 of the 60 there are, none twice
+        orders.append((order, outliers))
+    assert orders[0][0] != orders[1][0]
+    assert orders[0][1] != orders[1][1]
+
+
+def test_chosen_outliers_go_round_again_where_an_epoch_needs_more() -> None:
+    recipe = Watching(ratio=1, kept=(5, 7, 11))
+    train(request(recipe, replace(FAST, epochs=1)), CPU)
+    used = [i for entry in recipe.log for i in entry["outliers"]]
+    assert len(used) == 20
+    assert set(used) == {5, 7, 11}
+    for start in range(0, 18, 3):
+        assert sorted(used[start : start + 3]) == [5, 7, 11]
+    assert len({tuple(used[start : start + 3]) for start in range(0, 18, 3)}) > 1
+
+
+def test_atom_mines_at_every_epoch_and_labels_outliers_with_the_class_after_the_last() -> None:
+    recipe = MinedAdversarialOutliers(quantile=0.125)
+    trained = train(request(recipe), CPU)
+    assert trained.network(torch.zeros(2, 3, 16, 16)).shape == (2, 4)
+    assert trained.facts["mining"] == {"scored": 60, "mined": 15, "different_images": 60}
+    # The reject class must be class K: with it the loss of a sure reject is nothing.
+    sure = torch.tensor([[0.0, 0.0, 0.0, 50.0]])
+    batch = Batch(torch.empty(0), LABELS[:1], torch.empty(0))
+    loss = recipe.loss(state(recipe), batch, torch.tensor([[50.0, 0.0, 0.0, 0.0]]), sure)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [OutlierExposure(), MinedAdversarialOutliers()], ids=["oe", "a"])
+def test_a_recipe_with_outliers_without_a_pool_is_told_so(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="outlier pool"):
+        train(request(recipe, pool=None), CPU)
+    with pytest.raises(ValueError, match="no outliers"):
+        _ = state(Plain()).pool
+
+
+def rates(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    import oodbench.trainer as trainer
+
+    log: list[float] = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            log.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(trainer, "SGD", Spy)
+    train(request(Plain(), schedule), CPU)
+    return log
+
+
+def test_the_step_schedule_divides_by_ten_at_its_milestones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = replace(FAST, epochs=20, learning_rate=0.1, policy="step")
+    got = rates(schedule, monkeypatch)
+    expected = [0.1] * 30 + [0.01] * 15 + [0.001] * 9 + [0.0001] * 6
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_one_cycle_schedule_rises_to_its_peak_and_falls_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = replace(FAST, epochs=10, learning_rate=0.1, policy="one_cycle")
+    got = rates(schedule, monkeypatch)
+    # Smith & Topin as in torch: cosine from lr/25 to lr at 30 %, then to lr/25/1e4.
+    up, down = 0.3 * 30 - 1, 30 - 0.3 * 30
+    expected = []
+    for step in range(30):
+        low, high, share = (
+            (0.1 / 25, 0.1, step / up) if step <= up else (0.1, 0.1 / 25e4, (step - up) / down)
+        )
+        expected.append(high + (low - high) / 2 * (1 + math.cos(math.pi * share)))
+    assert got == pytest.approx(expected, rel=1e-6)
+    assert max(got) == pytest.approx(0.1)
+
+
+class Stop(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class TwoStages(Recipe):
+    """Two stages, a module beside the network with a rate of its own, and a constraint."""
+
+    stop_at: tuple[int, int] | None = field(default=None, compare=False)
+    log: list[tuple[int, int, int, int]] = field(default_factory=list, compare=False)
+
+    @property
+    def start_from(self) -> Recipe:
+        return Plain()
+
+    def outputs(self, classes: int) -> int:
+        return classes
+
+    def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
+        return (
+            Stage(schedule),
+            Stage(replace(schedule, epochs=3, batch_size=5, policy="one_cycle"), 1),
+        )
+
+    def modules(self, training: Training) -> dict[str, nn.Module]:
+        scale = nn.Linear(1, 1)
+        nn.init.constant_(scale.weight, 2.0)
+        nn.init.constant_(scale.bias, 0.0)
+        return {"scale": scale}
+
+    def parameter_groups(self, training: Training) -> Iterable[dict[str, Any]]:
+        return [
+            {"params": list(training.network.parameters())},
+            {
+                "params": list(training.modules["scale"].parameters()),
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+            },
+        ]
+
+    def loss(
+        self, training: Training, batch: Batch, logits: Tensor, outlier_logits: Tensor
+    ) -> Tensor:
+        self.log.append((training.stage, training.epoch, len(logits), len(outlier_logits)))
+        if self.stop_at == (training.stage, training.epoch):
+            raise Stop
+        scale = training.modules["scale"]
+        # Pulls the scale up for ever, against the constraint.
+        loss = F.cross_entropy(logits * scale.weight, batch.labels) - 100 * scale.weight.sum()
+        if len(outlier_logits):
+            loss = loss + outlier_logits.square().mean() * scale.weight.detach().item()
+        return loss
+
+    def after_step(self, training: Training) -> None:
+        with torch.no_grad():
+            training.modules["scale"].weight.clamp_(max=2.5)
+
+
+def start_tensors() -> dict[str, Tensor]:
+    return train(request(Plain(), replace(FAST, epochs=1)), CPU).tensors()
+
+
+def test_stages_modules_rates_and_constraints_go_through_the_one_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import oodbench.trainer as trainer
+
+    start = start_tensors()
+    rates: list[tuple[float, ...]] = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            rates.append(tuple(group["lr"] for group in self.param_groups))
+            return super().step(closure)
+
+    monkeypatch.setattr(trainer, "SGD", Spy)
+    recipe = TwoStages()
+    trained = train(request(recipe, start=start), CPU)
+    steps = [(8, 0), (8, 0), (4, 0)]
+    expected = [(0, e, *s) for e in range(2) for s in steps]
+    expected += [(1, e, 5, 5) for e in range(3) for _ in range(4)]
+    assert recipe.log == expected
+    drops = [1, 1, 1, 0.1, 0.01, 0.001]  # at 3, 4 (4.5 rounded to even) and 5 of 6 steps
+    for number, share in enumerate(drops):
+        assert rates[number] == pytest.approx((0.05 * share, 1e-3 * share))
+    assert max(rate for rate, _ in rates[6:]) == pytest.approx(0.05, rel=0.1)
+    for rate, own in rates[6:]:
+        assert own == pytest.approx(rate * 1e-3 / 0.05)
+    assert trained.modules["scale"].weight.item() == 2.5
+    names = trained.tensors()
+    assert "modules.scale.weight" in names
+    assert any(name.startswith("network.") for name in names)
+
+
+def test_the_weights_that_a_recipe_starts_from_are_what_it_starts_from() -> None:
+    start = start_tensors()
+    still = replace(FAST, epochs=1, learning_rate=0.0, momentum=0.0)
+
+    @dataclass(frozen=True)
+    class Still(Plain):
+        pass
+
+    trained = train(request(Still(), still, start=start), CPU).tensors()
+    for name, tensor in start.items():
+        if "running" not in name and "tracked" not in name:
+            assert torch.equal(trained[name], tensor)
+
+
+@pytest.mark.parametrize("stop_at", [(0, 1), (1, 0), (1, 1), (1, 2)])
+def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
+    stop_at: tuple[int, int], tmp_path: Path
+) -> None:
+    start = start_tensors()
+    whole = train(request(TwoStages(), start=start), CPU).tensors()
+    checkpoint = tmp_path / "x.checkpoint"
+    with pytest.raises(Stop):
+        train(request(TwoStages(stop_at=stop_at), start=start), CPU, checkpoint)
+    assert checkpoint.exists()
+    rest = TwoStages()
+    resumed = train(request(rest, start=start), CPU, checkpoint).tensors()
+    assert rest.log[0][:2] == stop_at  # nothing is done twice
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.parametrize("recipe", [Plain(), OutlierExposure(), MinedAdversarialOutliers()])
+def test_the_recipes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
+    schedule = replace(FAST, epochs=3, policy="one_cycle", crop_padding=2, flip=True)
+    whole = train(request(recipe, schedule), CPU).tensors()
+    checkpoint = tmp_path / "x.checkpoint"
+
+    class Interrupting(Progress):
+        pass
+
+    import oodbench.trainer as trainer
+
+    run_epoch = trainer._Loop.run_epoch
+
+    def until_second(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
+        if epoch == 2:
+            raise Stop
+        run_epoch(self, stage, epoch, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._Loop, "run_epoch", until_second)
+        with pytest.raises(Stop):
+            train(request(recipe, schedule), CPU, checkpoint)
+    resumed = train(request(recipe, schedule), CPU, checkpoint).tensors()
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_truncated_checkpoint_is_thrown_away(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "x.checkpoint"
+    whole = train(request(Plain()), CPU, checkpoint).tensors()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    again = train(request(Plain()), CPU, checkpoint).tensors()
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_the_seed_decides_the_weights() -> None:
+    first, again, other = (train(request(Plain(), seed=s), CPU).tensors() for s in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        train(request(Plain(), replace(FAST, learning_rate=1e30)), CPU)
+
+
+@dataclass
+class Counting(Progress):
+    total: float = 0.0
+    done: float = 0.0
+
+    def task(self, description: str, total: float) -> Any:
+        import contextlib
+
+        self.total, self.done = total, 0.0
+
+        @contextlib.contextmanager
+        def opened() -> Any:
+            yield self
+
+        return opened()
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self.done += amount
+
+
+@pytest.mark.parametrize("recipe", [Plain(), TwoStages()], ids=["plain", "two-stages"])
+def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
+    progress = Counting()
+    checkpoint = tmp_path / "x.checkpoint"
+    train(request(recipe), CPU, checkpoint, progress)
+    assert progress.done == progress.total
+    train(request(recipe), CPU, checkpoint, progress)  # all is resumed
+    assert progress.done == progress.total
+
+
+def test_a_few_epochs_learn_what_can_be_learnt() -> None:
+    schedule = replace(FAST, epochs=12, policy="one_cycle")
+    trained = train(request(Plain(), schedule), CPU).network.eval()
+    known = images(20)
+    with torch.no_grad():
+        predicted = trained(to_float(torch.from_numpy(known.batch(range(20))))).argmax(1)
+    assert known.labels is not None
+    assert (predicted.numpy() == known.labels).mean() > 0.9
