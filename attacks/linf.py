@@ -14,6 +14,7 @@ from oodbench.threat import LEVELS, to_grid
 
 PAPER_STEPS = 40
 _PROBE_SHARE = 0.3
+_STARTS = ("clean", "uniform")
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,8 @@ class LInf(Perturbation):
         budget = self.budget
         if budget is None:
             raise ValueError("linf has no budget for this suite; set --budget")
-        starts = {"clean": ball.centres, "uniform": uniform_start}
-        runs = [(name, start) for name in objectives for start in starts]
-        probe_steps = max(int(_PROBE_SHARE * budget) // len(runs), 1)
-        runs = runs[: budget // probe_steps]
+        starts = dict(zip(_STARTS, (ball.centres, uniform_start), strict=True))
+        runs, probe_steps = _probes(tuple(objectives), budget)
         score = objectives["score"]
         best = ball.centres
         best_values = torch.full((len(centres),), torch.inf, device=centres.device)
@@ -120,6 +119,18 @@ class LInf(Perturbation):
         tags = [f"{runs[number][0]}/{runs[number][1]}+" for number in winner.tolist()]
         yield Candidate(to_grid(final, centres, self.eps), tags)
 
+    @property
+    def gradient_steps(self) -> int:
+        """The budget; 40 under ``paper``."""
+        return PAPER_STEPS if self.preset == "paper" else self.budget or 0
+
     def restarts(self, objectives: Sequence[str]) -> int:
-        """Return the number of starts for an image."""
-        return 1 if self.preset == "paper" else 2 * len(objectives)
+        """Return the number of runs from different starts for an image."""
+        return 1 if self.preset == "paper" else len(_probes(objectives, self.gradient_steps)[0])
+
+
+def _probes(objectives: Sequence[str], budget: int) -> tuple[list[tuple[str, str]], int]:
+    """Return the probes, objective and start of each, and their steps; never above the budget."""
+    runs = [(name, start) for name in objectives for start in _STARTS]
+    steps = max(int(_PROBE_SHARE * budget) // max(len(runs), 1), 1)
+    return runs[: budget // steps], steps

@@ -180,7 +180,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[list[str]]:
                 sys.exit("install foolbox or torchattacks")
             areas = {label: case.mean_auroc(found) for label, (found, _) in results.items()}
             best = min(areas, key=lambda label: areas[label])
-            every = [np.minimum.reduce(sets) for sets in zip(*(r[0] for r in results.values()))]
+            together = zip(*(found for found, _ in results.values()), strict=True)
+            every = [np.minimum.reduce(sets) for sets in together]
             area = case.mean_auroc(ours)
             lower = np.mean(np.concatenate(ours) <= np.concatenate(results[best][0]) + 1e-6)
             yield [

@@ -48,12 +48,8 @@ class MinedAdversarialOutliers(Recipe):
         natural, attacked = batch.outliers.tensor_split(2)
         objective = training.frozen_objective(lambda logits: reject_class(logits, training.classes))
         centres = (attacked * LEVELS).round()
-        start = torch.randint(
-            -self.eps,
-            self.eps + 1,
-            attacked.shape,
-            generator=training.generator("attack/start"),
-        ).to(centres)
+        noise = torch.rand(attacked.shape, generator=training.generator("attack/start"))
+        start = ((2 * noise - 1) * self.eps).round().to(centres)
         adversarial, _ = pgd(
             objective.value,
             objective.gradient,

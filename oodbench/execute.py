@@ -237,8 +237,8 @@ class _Run:
     def _cost(self, cell: Cell) -> int:
         """Return how many ticks a cell will take, about."""
         images = self._images(cell)
-        steps = sum(getattr(stage.instance, "budget", 0) or 0 for stage in cell.stages)
-        return len(images) * (1 + steps)
+        steps = (stage.instance.gradient_steps for stage in cell.stages)
+        return len(images) * (1 + int(sum(steps)))
 
     def _images(self, cell: Cell) -> Images:
         subject = cell.subject
@@ -427,9 +427,8 @@ class _Run:
             for name, counts in piece.ledger["first"].items():
                 first.setdefault(name, Counter()).update(counts)
         tags, counts = np.unique(arrays["tags"], return_counts=True)
-        budgets = [getattr(stage.instance, "budget", None) for stage in cell.stages]
         return {
-            "budget": next((budget for budget in budgets if budget is not None), None),
+            "budget": sum(stage.instance.gradient_steps for stage in cell.stages),
             "steps": gradients / len(arrays["ids"]),
             "restarts": sum(stage.instance.restarts(sorted(first)) for stage in cell.stages),
             "objectives": sorted(first),

@@ -89,6 +89,11 @@ class Perturbation(ABC):
             seed: Seed of the evaluation, for `oodbench.randomness`.
         """
 
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps an image that a search takes, for the record and for progress."""
+        return 0
+
     def restarts(self, objectives: Sequence[str]) -> int:
         """Return how many runs a search makes for each image, for the record."""
         return 0

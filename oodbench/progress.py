@@ -8,6 +8,8 @@ from typing import Any, Protocol, TextIO
 
 _QUIET_SECONDS = 2.0
 _LINE_SECONDS = 15.0
+# The first step of a task is often slow; an estimate from it alone would frighten.
+_LEAST_SHARE = 0.02
 
 
 class Task(Protocol):
@@ -62,11 +64,12 @@ class _Lines:
     def advance(self, amount: float, note: str = "") -> None:
         self._done += amount
         now = time.monotonic()
-        if now < self._next or self._done <= 0:
+        share = min(self._done / self._total, 1.0) if self._total > 0 else 1.0
+        if now < self._next or share < _LEAST_SHARE:
             return
         self._next = now + _LINE_SECONDS
-        left = (now - self._start) * max(self._total - self._done, 0) / self._done
-        text = f"{self._description}: {100 * self._done / self._total:.0f} %, {left:.0f} s left"
+        left = (now - self._start) * (1 - share) / share
+        text = f"{self._description}: {100 * share:.0f} %, {left:.0f} s left"
         print(f"{text}{'; ' + note if note else ''}", file=self._stream, flush=True)
 
 

@@ -122,6 +122,7 @@ def write_record(path: Path, record: dict[str, Any], arrays: Mapping[str, NDArra
     digests["record"] = digest({**record, "digests": digests})
     whole = {**record, "digests": digests}
     _validator().validate(whole)
+    whole = {name: whole[name] for name in _validator().schema["required"]}
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path.unlink(missing_ok=True)
     write_arrays(path.with_suffix(".npz"), arrays, {"identity": record["identity"]})

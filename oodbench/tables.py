@@ -213,16 +213,14 @@ def _footnotes(records: Sequence[dict[str, Any]], note: str, by_set: bool) -> li
             f"In-distribution accuracy {100 * first['accuracy']:.1f} %"
             f" [{100 * low:.1f}, {100 * high:.1f}] on {first['n_id']} images."
         )
-    budgets = {
-        (record["perturbation"], record["attack"]["budget"], round(record["attack"]["steps"]))
+    searches = {
+        (record["perturbation"], record["preset"], round(record["attack"]["steps"]))
         for record in records
-        if record["attack"]
+        if record["attack"] and record["attack"]["steps"]
     }
+    judge = {"standard": "the true score", "paper": "the published loss"}
     lines += [
-        f"{name}: {steps} gradient steps an image, the worst case chosen by the true score."
-        if budget is not None
-        else f"{name}: {steps} gradient steps an image, chosen by the published loss."
-        for name, budget, steps in sorted(budgets, key=str)
-        if steps
+        f"{name}: {steps} gradient steps an image, the worst case chosen by {judge[preset]}."
+        for name, preset, steps in sorted(searches)
     ]
     return [*lines, note] if note else lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -183,6 +184,54 @@ def test_checkpoints_equal_the_rule_of_auto_attack_and_end_before_the_run(steps:
             period = max(period - shrink, least)
     assert checkpoints(steps) == marks
     assert all(0 < mark < steps for mark in marks)
+
+
+def plain_apgd(center: Tensor, k: int, start: Tensor, steps: int, step: float) -> list[Tensor]:
+    """Auto-PGD for one image, written down from the paper; every point that is evaluated."""
+    low, high = (center - k).clamp(min=0), (center + k).clamp(max=LEVELS)
+
+    def evaluated(levels: Tensor) -> tuple[float, Tensor]:
+        leaf = (levels.round() / LEVELS)[None].requires_grad_()
+        value = bumpy(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        return value.item(), gradient[0]
+
+    x = before = start.clamp(low, high)
+    f, g = evaluated(x)
+    points, history = [x.round()], [f]
+    best_x, best_f, best_g = x.round(), f, g
+    f_at_mark, halved_before = best_f, True
+    for i in range(1, steps + 1):
+        z = (x - step * g.sign()).clamp(low, high)
+        share = 1.0 if i == 1 else 0.75
+        x, before = (x + share * (z - x) + (1 - share) * (x - before)).clamp(low, high), x
+        f, g = evaluated(x)
+        points.append(x.round())
+        history.append(f)
+        if f < best_f:
+            best_x, best_f, best_g = x.round(), f, g
+        if i in checkpoints(steps):
+            fallen = sum(b < a for a, b in pairwise(history))
+            halve = fallen <= 0.75 * (len(history) - 1) or (
+                not halved_before and best_f >= f_at_mark
+            )
+            if halve:
+                step, x, before, f, g = step / 2, best_x, best_x, best_f, best_g
+            f_at_mark, halved_before, history = best_f, halve, [f]
+    return points
+
+
+@pytest.mark.parametrize("steps", [10, 50, 100])
+def test_apgd_visits_the_points_of_a_plain_one_image_version(steps: int) -> None:
+    middle = centres(6)
+    start = (middle + torch.randint(-5, 6, middle.shape, generator=rng(6))).float()
+    counted = Counted(bumpy)
+    run(apgd, counted, Ball.around(middle, 8), start, steps, 16.0)
+    visited = torch.stack(counted.seen) * LEVELS
+    assert len(visited) == steps + 1
+    for row in range(6):
+        points = plain_apgd(middle[row].float(), 8, start[row], steps, 16.0)
+        assert torch.equal(visited[:, row].round(), torch.stack(points))
 
 
 def test_apgd_halves_its_step_until_it_sits_in_a_narrow_valley() -> None:

@@ -369,9 +369,7 @@ def test_a_degenerate_covariance_is_inverted_on_its_range_alone() -> None:
     assert np.allclose(whitening @ whitening.T, inverse, rtol=1e-4, atol=1e-4 * abs(inverse).max())
 
 
-def test_input_noise_is_chosen_and_layers_weighted_on_held_out_training_images(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_input_noise_and_weights_of_the_layers_are_those_of_the_documented_fit() -> None:
     plugin, target = detector("mahalanobis"), model("mahalanobis")
     assert isinstance(plugin, Mahalanobis)
     from oodbench.randomness import generator
@@ -393,6 +391,29 @@ def test_input_noise_is_chosen_and_layers_weighted_on_held_out_training_images(
     assert float(target.state["noise"]) == best
     assert np.allclose(target.state["weights"].numpy(), errors[best][1], rtol=1e-6)
     assert float(target.state["bias"]) == pytest.approx(errors[best][2], rel=1e-6)
+
+
+class Rigged(Mahalanobis):
+    """One noise separates what the regression is fitted on, the other what it is held out on."""
+
+    def _gaussians(self, model: Model, data: FitData) -> dict[str, Tensor]:
+        return {}
+
+    def _with_fgsm_copies(self, model: Model, data: FitData, indices: Any) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(indices)), torch.ones(len(indices))
+
+    def _all_distances(self, model: Model, images: Tensor, noise: float, size: int) -> np.ndarray:
+        rng = np.random.default_rng(int(1e4 * noise) + int(images[0]))
+        half, copies = len(images) // 2, bool(images[0])
+        gaps = (3.0, 0.2) if noise == 0.1 else (1.0, 3.0)  # on the first half, on the second
+        shift = np.repeat(gaps, half) * copies
+        return (rng.normal(size=2 * half) - 10 + shift)[:, None]
+
+
+def test_input_noise_is_judged_on_images_that_the_regression_has_not_seen() -> None:
+    data = FitData(torch.zeros(400, 3, 2, 2).byte(), None, None, 0)
+    fitted = Rigged(noises=(0.1, 0.2), samples=200).fit(Model(backbone(MSP().recipe)), data)
+    assert float(fitted["noise"]) == 0.2
 
 
 def test_input_noise_moves_each_layer_towards_its_nearest_class() -> None:

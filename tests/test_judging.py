@@ -164,7 +164,7 @@ def test_the_verdict_is_the_minimum_over_clean_and_all_candidates(seed: int) -> 
 def test_images_outside_the_ball_are_refused() -> None:
     judge(Brightness(), InBall(moves=(-8, 8)))
     for move in (-9, 9):
-        with pytest.raises(ConformanceError, match="ball.*moved a pixel by 9.*radius is 8"):
+        with pytest.raises(ConformanceError, match=r"ball.*moved a pixel by 9.*radius is 8"):
             judge(Brightness(), InBall(moves=(-8, move)))
 
 

@@ -16,11 +16,45 @@ from oodbench.errors import DamagedFileError
 from oodbench.records import find_records, read_record, read_scores
 
 # The list of design.md, §7.
-FIELDS = """
-schema identity cell_key suite detector params recipe schedule network seed perturbation preset eps
-side kind precision set n_id n_ood fpr95 fpr95_ood auroc aupr_out aupr_in detection_error fnr
-accuracy threshold intervals attack protocol digests versions device seconds notes extras
-""".split()
+FIELDS = [
+    "schema",
+    "identity",
+    "cell_key",
+    "suite",
+    "detector",
+    "params",
+    "recipe",
+    "schedule",
+    "network",
+    "seed",
+    "perturbation",
+    "preset",
+    "eps",
+    "side",
+    "kind",
+    "precision",
+    "set",
+    "n_id",
+    "n_ood",
+    "fpr95",
+    "fpr95_ood",
+    "auroc",
+    "aupr_out",
+    "aupr_in",
+    "detection_error",
+    "fnr",
+    "accuracy",
+    "threshold",
+    "intervals",
+    "attack",
+    "protocol",
+    "digests",
+    "versions",
+    "device",
+    "seconds",
+    "notes",
+    "extras",
+]
 METRICS = ("fpr95", "fpr95_ood", "auroc", "aupr_out", "aupr_in", "detection_error", "fnr")
 HISTORIC = Path(__file__).parent / "historic"
 

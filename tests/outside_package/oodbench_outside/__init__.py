@@ -1,0 +1,1 @@
+"""A package outside of oodbench that brings a detector."""
