@@ -1,6 +1,7 @@
 """Records: complete, valid, consistent with the stored scores, and never silently wrong."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib.resources import files
@@ -196,6 +197,29 @@ def test_a_damaged_file_is_named_and_left_and_force_replaces_it(
 
     forced = run(*CELL, "--force")
     assert forced.code == 0, forced.err
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_run_stopped_between_two_writes_leaves_no_record_beside_scores_of_another_run(
+    writes: int, run: Any, copied: Path, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(copied)
+    (record,) = (copied / "tiny/msp/0/linf").glob("rings--*.json")
+    replace, done = os.replace, []
+
+    def stopped(source: Any, target: Any) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        replace(source, target)
+        done.append(Path(target).name.partition("--")[0])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stopped)
+        assert run(*CELL, "--force").code == 130
+    assert done == ["id", "rings"][:writes]
+    assert record.exists() == (writes == 0)
+    assert run(*CELL).code == 0
     assert contents(copied) == before
 
 

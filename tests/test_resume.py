@@ -1,5 +1,6 @@
 """Killed at any moment and started again, a run ends with the same records."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from oodbench import execute
 from oodbench.__main__ import main
@@ -23,6 +25,7 @@ from oodbench.api import Places
 from oodbench.plan import Request, make_plan
 from oodbench.progress import Progress, Task
 from oodbench.records import find_records, read_scores
+from oodbench.store import TensorStore
 from oodbench.trainer import train
 from oodbench.workbench import Settings, Workbench
 
@@ -190,8 +193,8 @@ def test_a_cell_that_was_stopped_half_way_does_only_the_rest(
             assert value["identity"] == theirs[path]["identity"]
 
 
-def test_pieces_of_a_stopped_run_are_not_used_with_force_nor_when_damaged(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_pieces_of_a_stopped_run_are_not_used_with_force_other_weights_or_when_damaged(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared_store: Path
 ) -> None:
     cell = ("--detector", "msp", "--attack", "linf", "--ood", "rings")
     monkeypatch.setattr(execute, "_RANGE", 15)
@@ -210,10 +213,20 @@ def test_pieces_of_a_stopped_run_are_not_used_with_force_nor_when_damaged(
     assert pieces == [0, 15, 15]
     assert run(*cell, "--force").code == 130
     assert pieces[3:] == [0, 15]
+    other = tmp_path / "other"
+    shutil.copytree(shared_store, other)
+    (path,) = (other / "weights/tiny/plain").glob("conv3-fast-0--*.safetensors")
+    identity = json.loads(path.with_suffix(".json").read_text())["identity"]
+    tensors = {name: tensor * 1.25 for name, tensor in load_file(path).items()}
+    TensorStore(other).save(path, tensors, identity, {})
+    assert run(*cell, store=other).code == 130
+    assert pieces[5:] == [0, 15]
+    assert run(*cell).code == 130
+    assert pieces[7:] == [0, 15]
     (kept,) = tmp_path.rglob("0-15.npz")
     kept.write_bytes(kept.read_bytes()[:100])
     assert run(*cell).code == 130
-    assert pieces[5:] == [0, 15]
+    assert pieces[9:] == [0, 15]
 
 
 class _Stopping(Progress):
