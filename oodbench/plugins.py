@@ -90,7 +90,7 @@ def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[
                 hit = True
                 result[index] = spec.replaced(**{name: _parsed(text, raw, fields[name])})
         if not hit:
-            whose = owner if dot else "any selected detector or attack"
+            whose = owner if dot else "what was selected"
             known = sorted({name for spec in result for name in field_types(spec)})
             raise RequestError(
                 f"--set {text}: {whose} has no field {name}; there are {', '.join(known) or 'none'}"
