@@ -223,4 +223,8 @@ def _footnotes(records: Sequence[dict[str, Any]], note: str, by_set: bool) -> li
         f"{name}: {steps} gradient steps an image, the worst case chosen by {judge[preset]}."
         for name, preset, steps in sorted(searches)
     ]
+    # A few images make figures look better known than they are, wherever they are pasted.
+    fewest = min(min(record["n_id"], record["n_ood"]) for record in records)
+    if fewest < 100:
+        lines.append(f"Only {fewest} images in the smallest set: the figures are rough.")
     return [*lines, note] if note else lines
