@@ -60,6 +60,8 @@ class Perturbation(ABC):
     """Whether ``--attack all`` means this one too: the four of the published comparison."""
     shared: ClassVar[bool] = False
     """Whether the candidates are the same for all detectors, so that they are made once."""
+    note: ClassVar[str] = ""
+    """What a table that uses it has to say of it, such as in what it is an approximation."""
 
     preset: str = "standard"
 
@@ -94,6 +96,33 @@ class Perturbation(ABC):
         """Gradient steps an image that a search takes, for the record and for progress."""
         return 0
 
+    @property
+    def queries(self) -> int:
+        """Candidates an image that are scored without a gradient, for the record and progress."""
+        return 0
+
     def restarts(self, objectives: Sequence[str]) -> int:
         """Return how many runs a search makes for each image, for the record."""
         return 0
+
+
+@dataclass(frozen=True)
+class Composition(Perturbation):
+    """Perturbations done one about the result of the other, each judged about its own centre.
+
+    A subclass names them in `stages` and repeats those of their fields that it passes on.
+    """
+
+    def search(
+        self,
+        objectives: Mapping[str, SearchObjective],
+        centres: Tensor,
+        ids: Sequence[str],
+        seed: int,
+    ) -> Iterator[Candidate]:
+        """Refuse: the harness searches each stage on its own.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(f"{type(self).__name__} is carried out stage by stage, not searched")
