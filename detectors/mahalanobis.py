@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from oodbench.class_gaussians import class_distance, fit_class_gaussians, nearest_class
 from oodbench.detector import Detector, FitData, Objective, detached_sign_step
 from oodbench.metrics import fpr95
 from oodbench.model import Model
 from oodbench.randomness import generator
 from oodbench.threat import to_float
-
-# Directions of a layer's covariance below this share of the largest carry rounding only.
-_RANK_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Mahalanobis(Detector):
 
     def fit(self, model: Model, data: FitData) -> dict[str, Tensor]:
         """Fit means and covariances, choose η, weight the layers; float64 throughout."""
-        state = self._gaussians(model, data)
+        state = fit_class_gaussians(model, data, model.taps)
         fitted = Model(model.backbone, state)
         order = generator(data.seed, "mahalanobis/samples").permutation(len(data.images))
         count = min(self.samples, len(order) // 2)
@@ -64,28 +62,6 @@ class Mahalanobis(Detector):
         state["weights"] = torch.from_numpy(weights)
         state["bias"] = torch.tensor(bias, dtype=torch.float64)
         return {name: tensor.to(data.images.device) for name, tensor in state.items()}
-
-    def _gaussians(self, model: Model, data: FitData) -> dict[str, Tensor]:
-        labels = data.labels
-        means: dict[str, list[Tensor]] = {tap: [] for tap in model.taps}
-        for part in torch.split(data.images, data.batch_size):
-            with torch.no_grad():
-                maps, _ = model.outputs(to_float(part))
-            for tap in model.taps:
-                means[tap].append(_pooled(maps[tap]))
-        state = {}
-        for tap in model.taps:
-            features = torch.cat(means[tap])
-            centres = torch.stack(
-                [features[labels == label].mean(0) for label in range(model.classes)]
-            )
-            residuals = features - centres[labels]
-            residuals = residuals - residuals.mean(0)
-            values, vectors = torch.linalg.eigh(residuals.T @ residuals / len(residuals))
-            kept = values > _RANK_TOLERANCE * values.max()
-            state[f"{tap}.centres"] = centres
-            state[f"{tap}.whitening"] = vectors[:, kept] / values[kept].sqrt()
-        return state
 
     def _with_fgsm_copies(
         self, model: Model, data: FitData, indices: NDArray[np.int64]
@@ -116,11 +92,11 @@ class Mahalanobis(Detector):
         """Return M of every layer, each at its own perturbed image, float64 [N, layers]."""
         if noise == 0:
             maps, _ = model.outputs(images)
-            return torch.stack([_nearest(model, tap, maps[tap]) for tap in model.taps], 1)
+            return torch.stack([-nearest_class(model, tap, maps[tap]) for tap in model.taps], 1)
         columns = []
         for tap in model.taps:
-            moved = detached_sign_step(_distance(tap), model, images, noise)
-            columns.append(-_distance(tap)(model, moved))
+            moved = detached_sign_step(class_distance(tap), model, images, noise)
+            columns.append(-class_distance(tap)(model, moved))
         return torch.stack(columns, 1)
 
     def score(self, model: Model, images: Tensor) -> Tensor:
@@ -144,22 +120,6 @@ class Mahalanobis(Detector):
     def published_score(self) -> Objective:
         """Return the probability in float32, which saturates."""
         return lambda model, images: self.score(model, images).float().sigmoid()
-
-
-def _pooled(features: Tensor) -> Tensor:
-    return features.double().mean((2, 3))
-
-
-def _nearest(model: Model, tap: str, features: Tensor) -> Tensor:
-    """Return max_c −½ (f − μ_c)ᵀ Λ (f − μ_c), float64 [N]; never positive."""
-    whitening = model.state[f"{tap}.whitening"]
-    centres = model.state[f"{tap}.centres"] @ whitening
-    offsets = (_pooled(features) @ whitening)[:, None] - centres
-    return -0.5 * offsets.square().sum(2).amin(1)
-
-
-def _distance(tap: str) -> Objective:
-    return lambda model, images: -_nearest(model, tap, model.features(images, tap))
 
 
 def _logistic(

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from oodbench.detector import Detector, Objective
-from oodbench.model import Model
+from oodbench.families import MaxProbability
 from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
-from oodbench.scores import max_probability, negative_max_softmax, uniform_cross_entropy
+from oodbench.scores import uniform_cross_entropy
 from oodbench.training import Training
 
 
@@ -38,7 +37,7 @@ class OutlierExposure(Recipe):
 
 
 @dataclass(frozen=True)
-class OE(Detector):
+class OE(MaxProbability):
     """Outlier Exposure: a network taught to be unsure of outliers (Hendrycks et al., ICLR 2019).
 
     The recipe is that of Chen et al. (2021): from scratch, 64 images and 128 random outliers a
@@ -54,15 +53,3 @@ class OE(Detector):
     def recipe(self) -> Recipe:
         """Outlier exposure with random outliers."""
         return OutlierExposure(beta=self.beta)
-
-    def score(self, model: Model, images: Tensor) -> Tensor:
-        """Return the log-odds against the likeliest class."""
-        return max_probability(model.logits(images))
-
-    def published_objective(self) -> Objective:
-        """Return mean(z) − lse(z), not the score: fault F1 of the published evaluation."""
-        return lambda model, images: -uniform_cross_entropy(model.logits(images))
-
-    def published_score(self) -> Objective:
-        """Return −p_max in float32, which saturates."""
-        return lambda model, images: negative_max_softmax(model.logits(images))

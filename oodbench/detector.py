@@ -73,6 +73,9 @@ class Detector(ABC):
     version: ClassVar[int] = 1
     has_gradient: ClassVar[bool] = True
     """Whether the score has a useful gradient in the image."""
+    decision: ClassVar[float | None] = None
+    """Score above which the detector itself rejects an image, where it was published with such a
+    rule; the figures of the rule go beside those at 95 % TPR."""
     needs_labels: ClassVar[bool] = False
     """Whether `fit` reads the labels."""
     needs_pool: ClassVar[bool] = False

@@ -273,6 +273,23 @@ def published(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> dict[str, 
     }
 
 
+def at_threshold(
+    id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, threshold: float
+) -> dict[str, float]:
+    """Return the figures of a fixed decision: an image is rejected if its score is above it.
+
+    Returns:
+        ``threshold``; ``fpr``, the share of OOD images accepted; ``fnr``, the share of ID images
+        rejected; ``auroc`` of the binary decision, which is 1 − (fpr + fnr)/2.
+
+    Raises:
+        ValueError: If scores are empty or contain NaN.
+    """
+    a, b = _both(id_scores, ood_scores)
+    fpr, fnr = float((b <= threshold).mean()), float((a > threshold).mean())
+    return {"threshold": threshold, "fpr": fpr, "fnr": fnr, "auroc": 1 - (fpr + fnr) / 2}
+
+
 def notes(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> list[str]:
     """Return plain warnings about small samples and ties; empty if there is nothing to say.
 

@@ -1,19 +1,66 @@
 """Outlier mining: which auxiliary outliers an epoch is trained on."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from oodbench.recipe import Batch, Recipe, Stage
+from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
-
-if TYPE_CHECKING:
-    from oodbench.training import Training
+from oodbench.training import Training
 
 POOL_FACTOR = 8
 """Pool images scored for each in-distribution training image (Chen et al., 2021, code)."""
 MINED_SHARE = 4
 """One in this many of the scored pool images is trained on."""
+
+
+@dataclass(frozen=True)
+class MinedOutliers(Recipe):
+    """A K+1-class network taught to reject outliers that it takes for in-distribution.
+
+    Attributes:
+        quantile: q in [0, 0.75]; 0 trains on the hardest quarter of the pool.
+        weight: λ, weight of the outlier term; no unit.
+        outliers_per_image: Outliers a step for each image; 2 (Chen et al., 2021, code).
+    """
+
+    quantile: float = 0.125
+    weight: float = 1.0
+    outliers_per_image: int = 2
+
+    def outputs(self, classes: int) -> int:
+        """Return K+1: the last logit is the reject class."""
+        return classes + 1
+
+    def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
+        """Return one stage with mined outliers."""
+        return (Stage(schedule, self.outliers_per_image),)
+
+    def start_epoch(self, training: Training) -> Tensor:
+        """Mine the pool anew with the current network."""
+        return mine(training, self.quantile)
+
+    def loss(
+        self, training: Training, batch: Batch, logits: Tensor, outlier_logits: Tensor
+    ) -> Tensor:
+        """Return CE(ID, y) + λ·CE(outliers, K+1), each a mean, over K+1 logits."""
+        reject = torch.full((len(outlier_logits),), training.classes, device=logits.device)
+        return F.cross_entropy(logits, batch.labels) + self.weight * F.cross_entropy(
+            outlier_logits, reject
+        )
+
+
+def check_quantile(quantile: float | None) -> None:
+    """Refuse a quantile that leaves less than the quarter of the pool that is kept.
+
+    Raises:
+        ValueError: If it is not in [0, 0.75]; None, which a suite resolves, passes.
+    """
+    if quantile is not None and not 0 <= quantile <= 1 - 1 / MINED_SHARE:
+        raise ValueError("quantile must be in [0, 0.75]: a quarter of the pool is kept")
 
 
 def mined_ranks(scores: Tensor, quantile: float, count: int) -> Tensor:
@@ -41,7 +88,7 @@ def mined_ranks(scores: Tensor, quantile: float, count: int) -> Tensor:
     return scores.argsort(stable=True)[first : first + count]
 
 
-def mine(training: "Training", quantile: float) -> Tensor:
+def mine(training: Training, quantile: float) -> Tensor:
     """Score the pool with the current network and keep the ranks from ``quantile`` on.
 
     N = 8·|D| augmented pool images, or all where there are fewer, are ranked by the log-odds of

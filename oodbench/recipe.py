@@ -36,11 +36,17 @@ class Stage:
 
     Attributes:
         schedule: How long and how fast.
-        outliers_per_image: Outliers in a step for each in-distribution image.
+        outliers_per_image: Outliers for each in-distribution image; need not be whole, a step
+            then has one more or fewer.
     """
 
     schedule: Schedule
-    outliers_per_image: int = 0
+    outliers_per_image: float = 0
+
+    def outliers_beside(self, images: int) -> int:
+        """Return how many outliers go with the first ``images`` of an epoch, rounded down."""
+        # (1/49)·49 is 0.999… in floating point.
+        return int(self.outliers_per_image * images + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,13 @@ class Recipe(ABC):
     def parameter_groups(self, training: "Training") -> Iterable[dict[str, Any]]:
         """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``."""
         return [{"params": list(training.network.parameters())}]
+
+    def start(self, training: "Training") -> None:
+        """Do what comes before the first step, such as fitting ``training.modules`` to images.
+
+        Not called where a training goes on from a checkpoint, which holds the modules.
+        """
+        return
 
     def start_epoch(self, training: "Training") -> Tensor:
         """Choose the outliers of an epoch.

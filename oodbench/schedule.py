@@ -11,7 +11,8 @@ class Schedule:
         epochs: Passes over the in-distribution training images.
         learning_rate: Peak learning rate.
         batch_size: In-distribution images a step; recipes add outliers in proportion.
-        policy: ``step`` (÷10 at the milestones) or ``one_cycle`` (Smith & Topin, 2018).
+        policy: ``step`` (÷10 at the milestones), ``one_cycle`` (Smith & Topin, 2018) or
+            ``cosine`` (from the learning rate to 0).
         milestones: Shares of the epochs after which a ``step`` policy divides by 10.
         momentum: Nesterov momentum.
         weight_decay: L2 penalty on all parameters.

@@ -42,6 +42,11 @@ def reject_class(logits: Tensor, classes: int) -> Tensor:
     return logits[:, classes:].logsumexp(1) - logits[:, :classes].logsumexp(1)
 
 
+def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the free energy −T·lse(z/T) (Liu et al., NeurIPS 2020, eq. 4)."""
+    return -temperature * (logits / temperature).logsumexp(1)
+
+
 def uniform_cross_entropy(logits: Tensor) -> Tensor:
     """Return the cross entropy to the uniform distribution up to log K: lse(z) − mean(z)."""
     return logits.logsumexp(1) - logits.mean(1)

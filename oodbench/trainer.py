@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from oodbench.files import write_atomically
 from oodbench.images import Images
@@ -93,6 +93,7 @@ def build(request: TrainingRequest, device: torch.device) -> tuple[Trained, Trai
         device=device,
         seed=request.seed,
         schedule=request.schedule,
+        image_shape=request.images.batch([0]).shape[1:],
     )
     training.modules = {
         name: module.to(device) for name, module in request.recipe.modules(training).items()
@@ -129,6 +130,8 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
+    if not resumed:
+        request.recipe.start(training)
     total = sum(stage.schedule.epochs * loop.steps_of_epoch(stage.schedule) for stage in stages)
     started = time.monotonic()
     with (progress or Progress()).task(title, total) as task:
@@ -189,13 +192,13 @@ class _Loop:
         self._recipe = request.recipe
         self._training = training
         self._stages = stages
-        self._images = DeviceImages(request.images, device)
+        self._images = training.images = DeviceImages(request.images, device)
         self._labels = torch.from_numpy(labels).to(device)
         self._pool: DeviceImages | None = None
         if any(stage.outliers_per_image for stage in stages):
             if request.pool is None:
                 raise ValueError("the recipe needs an outlier pool and the suite has none")
-            self._pool = DeviceImages(request.pool, device)
+            self._pool = training.outliers = DeviceImages(request.pool, device)
 
     def steps_of_epoch(self, schedule: Schedule) -> int:
         return -(-len(self._images) // schedule.batch_size)
@@ -211,6 +214,8 @@ class _Loop:
             nesterov=schedule.momentum > 0,
         )
         steps = schedule.epochs * self.steps_of_epoch(schedule)
+        if schedule.policy == "cosine":
+            return optimiser, CosineAnnealingLR(optimiser, steps)
         if schedule.policy == "one_cycle":
             peaks = [group["lr"] for group in optimiser.param_groups]
             return optimiser, OneCycleLR(optimiser, peaks, total_steps=steps, cycle_momentum=False)
@@ -252,16 +257,16 @@ class _Loop:
         views = Augmented(self._images, schedule, 1, rng)
         order = torch.randperm(len(self._images), generator=rng)
         outliers = self._outliers_of_epoch(stage)
-        first = 0
+        seen = first = 0
         for positions in torch.split(order, schedule.batch_size):
             images = to_float(views.batch(positions))
             labels = self._labels[positions.to(self._labels.device)]
-            count = stage.outliers_per_image * len(positions)
-            if count:
-                chosen = to_float(training.pool.batch(outliers[first : first + count]))
-                first += count
-            else:
-                chosen = images[:0]
+            seen += len(positions)
+            last = stage.outliers_beside(seen)
+            chosen = images[:0]
+            if last > first:
+                chosen = to_float(training.pool.batch(outliers[first:last]))
+            first = last
             yield Batch(images, labels, chosen)
 
     def _outliers_of_epoch(self, stage: Stage) -> Tensor:
@@ -272,7 +277,7 @@ class _Loop:
         rng = torch_generator(training.seed, "epoch/outliers", training.stage, training.epoch)
         training.pool = Augmented(self._pool, stage.schedule, stage.schedule.pool_views, rng)
         chosen = self._recipe.start_epoch(training)
-        needed = stage.outliers_per_image * len(self._images)
+        needed = stage.outliers_beside(len(self._images))
         rounds = -(-needed // len(chosen))
         shuffled = [chosen[torch.randperm(len(chosen), generator=rng)] for _ in range(rounds)]
         return torch.cat(shuffled)[:needed]

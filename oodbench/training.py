@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.descent import Gradient, Value
+from oodbench.descent import Ball, Gradient, Value, pgd
 from oodbench.images import Images
 from oodbench.model import input_gradient
 from oodbench.network import Network, fold_batch_norm
 from oodbench.randomness import torch_generator
 from oodbench.schedule import Schedule
-from oodbench.threat import to_float
+from oodbench.threat import LEVELS, to_float
 
 _POOL_BATCH = 1024
 _ON_DEVICE_BYTES = 4 << 30
@@ -121,6 +121,10 @@ class Training:
         epoch: Number of the current epoch of the stage, from 0.
         step: Number of the current step of the epoch, from 0.
         schedule: Schedule of the current stage.
+        image_shape: Shape (3, H, W) of the images.
+        images: In-distribution training images, not augmented; None where only the network and
+            the modules are built.
+        outliers: Outlier pool, not augmented; None where no stage uses one.
         facts: What the card of the weights says of the training; a recipe may add to it.
     """
 
@@ -134,6 +138,9 @@ class Training:
     stage: int = 0
     epoch: int = 0
     step: int = 0
+    image_shape: tuple[int, ...] = (3, 32, 32)
+    images: DeviceImages | None = None
+    outliers: DeviceImages | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     _pool: Augmented | None = None
 
@@ -177,6 +184,44 @@ class Training:
             return values.detach(), input_gradient(values, inputs)
 
         return FrozenObjective(value, gradient)
+
+    def attacked(
+        self,
+        images: Tensor,
+        of_logits: Callable[[Tensor], Tensor],
+        *,
+        eps: int,
+        steps: int,
+        step: int,
+    ) -> Tensor:
+        """Lower a function of the logits of the current network about each image.
+
+        The attack of Chen et al. (2021, code): from round(U(−ε, ε)), sign steps of whole levels,
+        the best of the image itself, the start and every iterate.
+
+        Args:
+            images: float32 [N, 3, H, W] in [0, 1], whole grey levels.
+            of_logits: Logits of all N images [N, outputs] → values [N].
+            eps: Radius in grey levels.
+            steps: Gradient steps.
+            step: Step size in grey levels.
+
+        Returns:
+            float32 [N, 3, H, W] in [0, 1], whole grey levels.
+        """
+        objective = self.frozen_objective(of_logits)
+        centres = (images * LEVELS).round()
+        noise = torch.rand(images.shape, generator=self.generator("attack/start"))
+        start = ((2 * noise - 1) * eps).round().to(centres)
+        found, _ = pgd(
+            objective.value,
+            objective.gradient,
+            Ball.around(centres, eps),
+            centres + start,
+            steps=steps,
+            step=step,
+        )
+        return found / LEVELS
 
     def score_pool(self, positions: Tensor, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``of_logits`` of the pool's views at ``positions``, float32, on the CPU."""

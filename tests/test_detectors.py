@@ -35,8 +35,9 @@ from oodbench.registry import entries
 from oodbench.schedule import Schedule
 from oodbench.scores import tempered_max_probability
 from oodbench.threat import to_float
-from oodbench.trainer import TrainingRequest, train
+from oodbench.trainer import TrainingRequest, build, train
 
+CPU = torch.device("cpu")
 NOWHERE = Path("/nowhere")
 SUITE = Mini()
 BRIEF = Schedule(epochs=3, policy="one_cycle", crop_padding=0)
@@ -58,21 +59,24 @@ def known(split: str, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.batch(chosen)), torch.from_numpy(images.labels[chosen])
 
 
-@cache
-def weights(recipe: Recipe) -> dict[str, Tensor]:
-    """Train for a second or two on an eighth of the images."""
+def request(recipe: Recipe) -> TrainingRequest:
+    """A training for a second or two, on an eighth of the images."""
     images, labels = known("train", 300)
     data = ArrayImages(images.numpy(), [str(i) for i in range(300)], labels.numpy())
     pool = ArrayImages(pixels("outliers", "train", 600).numpy(), [str(i) for i in range(600)])
-    request = TrainingRequest(recipe, BRIEF, Conv3, 8, 0, data, pool)
-    return train(request, torch.device("cpu")).tensors()
+    start = None if recipe.start_from is None else weights(recipe.start_from)
+    return TrainingRequest(recipe, BRIEF, Conv3, 8, 0, data, pool, start)
+
+
+@cache
+def weights(recipe: Recipe) -> dict[str, Tensor]:
+    return train(request(recipe), CPU).tensors()
 
 
 def backbone(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Backbone:
-    network = Conv3(recipe.outputs(8))
-    prefix = "network."
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in weights(recipe).items()})
-    return Backbone(network, 8, dtype=dtype)
+    trained, _ = build(request(recipe), CPU)
+    trained.load_tensors(weights(recipe))
+    return Backbone(trained.network, 8, trained.modules, dtype)
 
 
 def detector(name: str) -> Detector:

@@ -73,7 +73,15 @@ class Tiny(Suite):
         }
     )
     published: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {"odin": {"noise": 0.0016}, "atom": {"quantile": 0.125}}
+        default_factory=lambda: {
+            "odin": {"noise": 0.0016},
+            "atom": {"quantile": 0.125},
+            "ntom": {"quantile": 0.125},
+            "sofl": {"rejects": 2},
+            "rowl": {"background": 1 / len(CLASSES)},
+            "ccu": {"components": 3, "directions": 4},
+            "energy_finetuned": {"margin_in": -23.0},
+        }
     )
     budget: Mapping[str, int] = field(default_factory=lambda: {"cpu": 6, "cuda": 6})
     note: str = "tiny: drawn textures"

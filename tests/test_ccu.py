@@ -1,0 +1,303 @@
+"""CCU and its mixtures against SciPy, scikit-learn and hand calculation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from oodbench.detectors.ccu import (
+    CCU,
+    Densities,
+    class_log_probabilities,
+    excess_log_odds,
+)
+from oodbench.detectors.msp import MSP
+from oodbench.images import ArrayImages
+from oodbench.mixtures import ImageMetric, SphericalMixture
+from oodbench.model import Backbone, Model
+from oodbench.networks.conv3 import Conv3
+from oodbench.recipe import Batch
+from oodbench.schedule import Schedule
+from oodbench.trainer import TrainingRequest, build, train
+
+CPU = torch.device("cpu")
+FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0)
+SIDE = 8
+D = 3 * SIDE * SIDE
+
+
+def smooth(count: int, seed: int, level: float) -> np.ndarray:
+    """Pictures whose pixels go together, as those of photographs do; uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    slopes = rng.normal(0, 40, (count, 3, 1, 1)) * x + rng.normal(0, 40, (count, 3, 1, 1)) * y
+    noise = rng.normal(0, 6, (count, 3, SIDE, SIDE))
+    return (level + slopes + noise).clip(0, 255).astype(np.uint8)
+
+
+def sets() -> tuple[ArrayImages, ArrayImages]:
+    labels = np.arange(150) % 3
+    ours = ArrayImages(smooth(150, 0, 90), [str(i) for i in range(150)], labels)
+    return ours, ArrayImages(smooth(120, 1, 170), [str(i) for i in range(120)])
+
+
+def floats(pixels: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(pixels, np.float32) / 255)
+
+
+DETECTOR = CCU(components=4, directions=5)
+
+
+@cache
+def request() -> TrainingRequest:
+    images, pool = sets()
+    return TrainingRequest(DETECTOR.recipe, FAST, Conv3, 3, 0, images, pool)
+
+
+@cache
+def trained() -> dict[str, Tensor]:
+    return train(request(), CPU).tensors()
+
+
+def model(detector: CCU = DETECTOR) -> Model:
+    built, _ = build(replace(request(), recipe=detector.recipe), CPU)
+    built.load_tensors(trained())
+    return Model(Backbone(built.network, 3, built.modules))
+
+
+def densities() -> Densities:
+    found = model().modules["densities"]
+    assert isinstance(found, Densities)
+    return found
+
+
+@cache
+def metric(directions: int = 5) -> ImageMetric:
+    made = ImageMetric(directions, D)
+    made.fit(smooth(150, 0, 90).reshape(150, D) / 255.0, seed=0)
+    return made
+
+
+def matrix(of: ImageMetric, power: float) -> np.ndarray:
+    """T² or its inverse as a full matrix: the kept directions, and the rest alike."""
+    basis, deviations, rest = (v.double().numpy() for v in (of.basis, of.deviations, of.rest))
+    others = np.eye(D) - basis.T @ basis
+    result: np.ndarray = (
+        basis.T @ np.diag(deviations**power) @ basis + others * float(rest) ** power
+    )
+    return result
+
+
+def test_the_metric_scales_principal_components_by_the_root_of_their_deviation() -> None:
+    flat = smooth(150, 0, 90).reshape(150, D) / 255.0
+    values, vectors = np.linalg.eigh(np.cov(flat.T))
+    kept, rest = values[::-1][:5], values[::-1][5:]
+    assert np.allclose(metric().deviations.numpy(), np.sqrt(kept), rtol=1e-3)
+    assert float(metric().rest) == pytest.approx(math.sqrt(rest.mean()), rel=1e-3)
+    basis = metric().basis.double().numpy()
+    assert np.allclose(basis @ basis.T, np.eye(5), atol=1e-5)
+    assert np.allclose(np.abs(np.sum(basis[0] * vectors[:, -1])), 1, atol=1e-3)
+    points = np.random.default_rng(0).normal(size=(7, D))
+    ours = metric().whiten(torch.from_numpy(points)).square().sum(1).numpy()
+    theirs = np.einsum("ni,ij,nj->n", points, matrix(metric(), -1.0), points)
+    assert np.allclose(ours, theirs, rtol=1e-6)
+
+
+def test_colouring_undoes_whitening_and_the_determinant_is_that_of_the_matrix() -> None:
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=(7, D)))
+    there_and_back = metric().colour(metric().whiten(points))
+    assert torch.allclose(there_and_back, points, atol=1e-6)
+    sign, expected = np.linalg.slogdet(matrix(metric(), -0.5))
+    assert sign == 1
+    assert float(metric().log_determinant) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_density_is_that_of_scipy() -> None:
+    mixture = SphericalMixture(3, D)
+    rng = np.random.default_rng(1)
+    with torch.no_grad():
+        mixture.means.copy_(torch.from_numpy(rng.uniform(0, 1, (3, D))))
+        mixture.log_variances.copy_(torch.tensor([0.3, 0.0, -0.5]))
+    points = rng.uniform(0, 1, (9, D))
+    ours = mixture.log_density(metric().whiten(torch.from_numpy(points)), metric())
+    parts = [
+        multivariate_normal(
+            mean.double().numpy(), matrix(metric(), 1.0) * math.exp(v), allow_singular=False
+        ).logpdf(points)
+        for mean, v in zip(mixture.means.detach(), mixture.log_variances.tolist(), strict=True)
+    ]
+    expected = logsumexp(parts, axis=0) - math.log(3)
+    assert ours.dtype == torch.float64
+    assert np.allclose(ours.detach().numpy(), expected, rtol=1e-6, atol=1e-4)
+
+
+def test_the_mixture_starts_at_expectation_maximisation_with_equal_weights_and_variances() -> None:
+    flat = smooth(150, 0, 90).reshape(150, D) / 255.0
+    mixture = SphericalMixture(4, D)
+    mixture.fit(flat, metric(), seed=3)
+    whitened = metric().whiten(torch.from_numpy(flat)).numpy()
+    theirs = GaussianMixture(4, covariance_type="spherical", random_state=3).fit(whitened)
+    ours = metric().whiten(mixture.means.detach()).numpy()
+    assert np.allclose(np.sort(ours[:, 0]), np.sort(theirs.means_[:, 0]), atol=1e-4)
+    assert np.allclose(mixture.log_variances.detach().exp(), theirs.covariances_.mean(), rtol=1e-5)
+
+
+def test_more_directions_than_the_images_span_are_refused() -> None:
+    with pytest.raises(ValueError, match="directions need more than"):
+        ImageMetric(20, D).fit(np.random.default_rng(0).random((20, D)), 0)
+
+
+def test_outliers_stay_the_wider_density_through_training() -> None:
+    inside, outside = densities().inside.log_variances, densities().outside.log_variances
+    assert (outside >= inside.max() + math.log(4) - 1e-5).all()
+    assert not torch.equal(inside, inside[:1].expand(4))  # trained, each on its own
+
+
+def test_training_moves_both_densities_at_their_own_rate_without_decay() -> None:
+    recipe = DETECTOR.recipe
+    _, training = build(request(), CPU)
+    network, own = list(recipe.parameter_groups(training))
+    assert "lr" not in network
+    assert (own["lr"], own["weight_decay"]) == (1e-5, 0.0)
+    assert len(own["params"]) == 4
+    fitted = train(replace(request(), schedule=replace(FAST, epochs=0)), CPU)
+    before = fitted.modules["densities"]
+    after = densities()
+    assert isinstance(before, Densities)
+    for name in ("inside", "outside"):
+        moved = (getattr(after, name).means - getattr(before, name).means).abs().max()
+        assert 0 < moved < 0.05
+    assert torch.equal(before.metric.basis, after.metric.basis)
+
+
+def test_the_loss_is_the_negative_log_likelihood_of_labels_and_images() -> None:
+    recipe = DETECTOR.recipe
+    _, training = build(request(), CPU)
+    training.modules = model().modules
+    images, outliers = floats(smooth(5, 7, 90)), floats(smooth(3, 8, 170))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    rng = torch.Generator().manual_seed(0)
+    z, w = torch.randn(5, 3, generator=rng), torch.randn(3, 3, generator=rng)
+
+    def terms(x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        inside, outside = densities().log_densities(x)
+        # In probabilities, after dividing both densities by the larger one.
+        top = torch.maximum(inside, outside)
+        g_in, g_out = (inside - top).exp(), (outside - top).exp()
+        p = (logits.double().softmax(1) * g_in[:, None] + g_out[:, None] / 3) / (g_in + g_out)[
+            :, None
+        ]
+        return p, top + (g_in / 2 + g_out / 2).log()
+
+    p, evidence = terms(images, z)
+    q, other = terms(outliers, w)
+    expected = 0.5 * (-p[torch.arange(5), labels].log() - evidence).mean()
+    expected += 0.5 * (-q.log().mean(1) - other).mean()
+    got = recipe.loss(training, Batch(images, labels, outliers), z, w)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=6), st.floats(-2000, 2000))
+def test_probabilities_sum_to_one_and_lie_between_the_networks_and_uniform(
+    logits: list[float], ratio: float
+) -> None:
+    z = torch.tensor([logits], dtype=torch.float64)
+    p = class_log_probabilities(z, torch.tensor([ratio], dtype=torch.float64)).exp()[0]
+    assert p.sum().item() == pytest.approx(1, abs=1e-12)
+    own, uniform = z.softmax(1)[0], 1 / len(logits)
+    low, high = own.clamp(max=uniform), own.clamp(min=uniform)
+    assert ((p >= low - 1e-12) & (p <= high + 1e-12)).all()
+
+
+def test_the_score_is_the_log_odds_of_the_excess_and_ranks_as_the_probability() -> None:
+    rng = torch.Generator().manual_seed(0)
+    z = 6 * torch.randn(400, 5, generator=rng, dtype=torch.float64)
+    ratio = 6 * torch.randn(400, generator=rng, dtype=torch.float64)
+    p = class_log_probabilities(z, ratio).exp().amax(1)
+    excess = (5 * p - 1) / 4
+    score = excess_log_odds(z, ratio)
+    clear = (excess > 1e-7) & (excess < 1 - 1e-7)
+    assert clear.sum() > 200
+    assert torch.allclose(score[clear], ((1 - excess) / excess).log()[clear], atol=1e-6)
+    apart = (p[:, None] - p) > 1e-12
+    assert bool((score[:, None] < score)[apart].all())
+
+
+def test_the_score_saturates_at_neither_end_and_keeps_its_gradient() -> None:
+    z = torch.tensor([[40.0, 0.0, 0.0], [0.1, 0.0, 0.0]], dtype=torch.float64).repeat(4, 1)
+    ratio = torch.tensor([-3000.0, -3000.0, -400.0, -400.0, 50.0, 50.0, 900.0, 900.0])
+    z, ratio = z.requires_grad_(), ratio.double().requires_grad_()
+    score = excess_log_odds(z, ratio)
+    assert len(score.detach().float().unique()) >= 6
+    by_logits, by_ratio = torch.autograd.grad(score.sum(), (z, ratio))
+    assert by_logits.isfinite().all()
+    assert by_ratio.isfinite().all()
+    assert torch.allclose(by_ratio[:4], torch.full((4,), -1.0, dtype=torch.float64))
+    assert (by_logits.abs().sum(1) > 0).all()
+
+
+def test_far_from_the_data_probabilities_are_uniform_and_the_score_still_tells_how_far() -> None:
+    images = floats(smooth(20, 5, 90))
+    target = model()
+    with torch.no_grad():
+        near = DETECTOR.class_log_probabilities(target, images).exp()
+        far = DETECTOR.class_log_probabilities(target, 1000 * images).exp()
+        scores = [DETECTOR.score(target, scale * images) for scale in (1, 10, 100, 1000)]
+    assert near.dtype == torch.float64
+    assert torch.allclose(near.sum(1), torch.ones(20).double(), atol=1e-12)
+    assert (near.amax(1) > 1 / 3 + 0.05).float().mean() > 0.5
+    assert torch.allclose(far, torch.full_like(far, 1 / 3), atol=1e-12)
+    for lower, higher in pairwise(scores):
+        assert higher.isfinite().all()
+        assert (higher > lower).all()
+
+
+def test_the_density_is_finite_on_noise_and_on_extremes() -> None:
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.uniform(0, 1, (50, 3, SIDE, SIDE))).float()
+    extremes = torch.stack([torch.zeros(3, SIDE, SIDE), torch.ones(3, SIDE, SIDE)])
+    for images in (noise, extremes, 1000 * noise):
+        for density in densities().log_densities(images):
+            assert density.dtype == torch.float64
+            assert density.isfinite().all()
+
+
+def test_without_densities_it_is_the_plain_softmax_of_its_network_as_published() -> None:
+    images = floats(smooth(20, 5, 90))
+    plain = replace(DETECTOR, use_densities=False)
+    assert plain.recipe == DETECTOR.recipe
+    with torch.no_grad():
+        assert torch.equal(plain.score(model(), images), MSP().score(model(), images))
+        assert not torch.equal(DETECTOR.score(model(), images), MSP().score(model(), images))
+    assert plain.attack_objectives() == {}
+
+
+def test_an_attacker_may_lower_the_density_ratio_and_the_network_each_alone() -> None:
+    images = floats(smooth(20, 5, 90))
+    objectives = DETECTOR.attack_objectives()
+    with torch.no_grad():
+        ratio = DETECTOR.log_ratio(model(), images)
+        assert torch.equal(objectives["densities"](model(), images), -ratio)
+        assert torch.equal(objectives["network"](model(), images), MSP().score(model(), images))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("components", 0), ("directions", 0), ("prior_ratio", 0.0)]
+)
+def test_parameters_that_mean_nothing_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        CCU(**{field: value})  # type: ignore[arg-type]
