@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,21 @@ from jsonschema import ValidationError
 from oodbench import intervals, metrics
 from oodbench.errors import CellError, DamagedFileError, OodbenchError, RequestError
 from oodbench.files import locked
-from oodbench.identity import digest
+from oodbench.identity import digest, parameters
 from oodbench.images import Images
-from oodbench.judging import Ledger, Shown, final_scores, health, judged, worst_case
+from oodbench.judging import (
+    FORWARD_COST,
+    THEN,
+    Ledger,
+    Shown,
+    Subject,
+    Verdict,
+    final_scores,
+    first_stage,
+    health,
+    judged,
+    next_stage,
+)
 from oodbench.plan import Cell, Plan, Subjected, described_cell
 from oodbench.records import (
     SCHEMA,
@@ -41,13 +53,13 @@ _RANGE = 500
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work: some images of cells that differ in the detector alone.
+    """A piece of work: some images of cells whose first perturbation is the same.
 
     It is plain data; with the same weights and images its result is the same wherever it is
     done, and results are put together by image.
 
     Attributes:
-        cells: The cells, on the same set under the same perturbation.
+        cells: The cells, on the same set; they differ in the detector and in later stages.
         start: First image.
         stop: Image after the last.
     """
@@ -73,14 +85,14 @@ class Piece:
 
 
 def run_work(
-    work: Work, bench: Workbench, tick: Callable[[int], None] | None = None
+    work: Work, bench: Workbench, tick: Callable[[float], None] | None = None
 ) -> list[Piece | Exception]:
     """Do a piece of work; a detector that fails does not take the others along.
 
     Args:
         work: What to do.
         bench: Where it is done.
-        tick: Called with a number of images for each gradient and for each final score.
+        tick: Called with the work done, in gradients of one image.
 
     Returns:
         A piece or the error for each cell, in order.
@@ -88,20 +100,11 @@ def run_work(
     groups = [work.cells] if work.cells[0].shared else [(cell,) for cell in work.cells]
     results: list[Piece | Exception] = []
     for group in groups:
-        results += _run_group(group, work, bench, tick)
+        try:
+            results += _with_memory(bench, partial(_attempt, group, work, bench, tick))
+        except Exception as error:
+            results += [error] * len(group)
     return results
-
-
-def _run_group(
-    cells: tuple[Cell, ...], work: Work, bench: Workbench, tick: Callable[[int], None] | None
-) -> list[Piece | Exception]:
-    try:
-        return _with_memory(bench, lambda size: list(_attempt(cells, work, bench, tick, size)))
-    except Exception as error:
-        if len(cells) == 1:
-            return [error]
-        # One of several detectors failed: find out which by doing them one at a time.
-        return [result for cell in cells for result in _run_group((cell,), work, bench, tick)]
 
 
 def _with_memory(bench: Workbench, work: Callable[[int], T]) -> T:
@@ -123,45 +126,98 @@ def _attempt(
     cells: tuple[Cell, ...],
     work: Work,
     bench: Workbench,
-    tick: Callable[[int], None] | None,
+    tick: Callable[[float], None] | None,
     batch_size: int,
-) -> Iterator[Piece]:
-    started = time.monotonic()
-    first = cells[0]
-    images = bench.limited(first.subject.taught.suite, first.image_set, first.subject.limit)
+) -> list[Piece | Exception]:
+    pending = [_Pending(cell, Ledger(tick=tick)) for cell in cells]
+    subject = cells[0].subject
+    images = bench.limited(subject.taught.suite, cells[0].image_set, subject.limit)
     all_ids = images.ids
-    subjects = [
-        bench.subject(cell.subject.detector, cell.subject.taught, cell.precision) for cell in cells
-    ]
-    stages = [stage.instance for stage in first.stages]
-    ledger = Ledger(tick=tick)
-    batches: list[list[Arrays]] = [[] for _ in cells]
     for begin in range(work.start, work.stop, batch_size):
         indices = np.arange(begin, min(begin + batch_size, work.stop))
         ids = [all_ids[i] for i in indices.tolist()]
-        pixels = bench.pixels(images, indices)
-        verdicts = worst_case(subjects, stages, pixels, ids, 0, ledger)
-        for parts, subject, verdict in zip(batches, subjects, verdicts, strict=True):
-            scores = final_scores(subject, stages[-1], verdict)
-            part: Arrays = {
-                "ids": ids_array(ids),
-                "scores": scores.cpu().numpy(),
-                "tags": ids_array(verdict.tags),
-            }
-            published = subject.detector.published_score()
-            if stages[0].preset == "paper" and published is not None:
-                shown = Shown.of(verdict.images)
-                part["published"] = judged(published, subject.model, shown).cpu().numpy()
-            parts.append(part)
+        _one_batch(pending, bench, bench.pixels(images, indices), ids)
         if tick is not None:
             tick(len(indices) * len(cells))
-    seconds = (time.monotonic() - started) / len(cells)
-    told = {
-        "gradient_images": ledger.gradient_images,
-        "first": {name: dict(counts) for name, counts in ledger.first.items()},
+    return [one.piece() for one in pending]
+
+
+@dataclass
+class _Pending:
+    """What is known of a cell while its batches are being worked on."""
+
+    cell: Cell
+    ledger: Ledger
+    parts: list[Arrays] = field(default_factory=list)
+    seconds: float = 0.0
+    error: Exception | None = None
+
+    def piece(self) -> Piece | Exception:
+        if self.error is not None:
+            return self.error
+        told = {
+            "gradient_images": self.ledger.gradient_images,
+            "first": {name: dict(counts) for name, counts in self.ledger.first.items()},
+        }
+        return Piece(_joined(self.parts), told, self.seconds)
+
+
+def _one_batch(
+    pending: Sequence[_Pending], bench: Workbench, pixels: torch.Tensor, ids: Sequence[str]
+) -> None:
+    """Do all stages of all cells for some images; the first stage once for each detector."""
+    started = time.monotonic()
+    going = [one for one in pending if one.error is None]
+    subjects = {
+        one.cell.subject: bench.subject(
+            one.cell.subject.detector, one.cell.subject.taught, one.cell.precision
+        )
+        for one in going
     }
-    for parts in batches:
-        yield Piece(_joined(parts), told, seconds)
+    if not subjects:
+        return
+    first = going[0]
+    # Where several detectors share the first stage it takes no gradients, so any ledger will do.
+    found = first_stage(
+        list(subjects.values()),
+        first.cell.stages[0].instance,
+        pixels,
+        ids,
+        0,
+        first.ledger,
+    )
+    verdicts = dict(zip(subjects, found, strict=True))
+    shared_seconds = (time.monotonic() - started) / len(going)
+    for one in going:
+        started = time.monotonic()
+        verdict = verdicts[one.cell.subject]
+        if isinstance(verdict, Exception):
+            one.error = verdict
+            continue
+        subject = subjects[one.cell.subject]
+        try:
+            for stage in one.cell.stages[1:]:
+                verdict = next_stage(subject, stage.instance, verdict, ids, 0, one.ledger)
+            one.parts.append(_final(subject, one.cell, verdict, ids))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            one.error = error
+        one.seconds += shared_seconds + time.monotonic() - started
+
+
+def _final(subject: Subject, cell: Cell, verdict: Verdict, ids: Sequence[str]) -> Arrays:
+    last = cell.stages[-1].instance
+    part: Arrays = {
+        "ids": ids_array(ids),
+        "scores": final_scores(subject, last, verdict).cpu().numpy(),
+        "tags": ids_array(verdict.tags),
+    }
+    published = subject.detector.published_score()
+    if last.preset == "paper" and published is not None:
+        shown = Shown.of(verdict.images)
+        part["published"] = judged(published, subject.model, shown).cpu().numpy()
+    return part
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
@@ -213,11 +269,11 @@ class _Run:
         missing = [cell for cell in self.plan.missing if cell.subject not in self._broken]
         groups: dict[Any, list[Cell]] = {}
         for cell in missing:
-            key = (cell.perturbation, cell.image_set) if cell.shared else cell
+            key = (cell.stages[0], cell.image_set) if cell.shared else cell
             groups.setdefault(key, []).append(cell)
         if not groups:
             return
-        total = sum(self._cost(cell) for cell in missing)
+        total = sum(self._cost(cells) for cells in groups.values())
         with self.bench.progress.task("scoring", total) as task:
             for cells in groups.values():
                 title = cells[0].title if len(cells) == 1 else cells[0].image_set
@@ -234,11 +290,13 @@ class _Run:
             if record is not None:
                 self.plan.done[cell] = record
 
-    def _cost(self, cell: Cell) -> int:
-        """Return how many ticks a cell will take, about."""
-        images = self._images(cell)
-        steps = (stage.instance.gradient_steps for stage in cell.stages)
-        return len(images) * (1 + int(sum(steps)))
+    def _cost(self, cells: Sequence[Cell]) -> float:
+        """Return how much work is ticked for cells of one group."""
+        first = cells[0].stages[0].instance
+        detectors = len({cell.subject for cell in cells})
+        steps = sum(1 + stage.instance.gradient_steps for cell in cells for stage in cell.stages)
+        each: float = steps + FORWARD_COST * first.queries * detectors
+        return each * len(self._images(cells[0]))
 
     def _images(self, cell: Cell) -> Images:
         subject = cell.subject
@@ -303,7 +361,7 @@ class _Run:
 
     # Cells
 
-    def _group(self, cells: tuple[Cell, ...], tick: Callable[[int], None]) -> None:
+    def _group(self, cells: tuple[Cell, ...], tick: Callable[[float], None]) -> None:
         count = len(self._images(cells[0]))
         failed: set[Cell] = set()
         pieces: dict[Cell, list[Piece]] = {cell: [] for cell in cells}
@@ -314,7 +372,7 @@ class _Run:
                 kept = None if cell in failed else self._kept(cell, start, stop)
                 if kept is not None:
                     pieces[cell].append(kept)
-                    tick(self._cost(cell) * (stop - start) // count)
+                    tick(self._cost([cell]) * (stop - start) / count)
                 elif cell not in failed:
                     todo.append(cell)
             if not todo:
@@ -407,43 +465,70 @@ class _Run:
             "threshold": threshold if np.isfinite(threshold) else str(threshold),
             "intervals": {name: list(pair) for name, pair in bounds.items()},
             "attack": self._attack(cell, pieces, arrays),
-            "versions": versions(),
+            "versions": versions() | {"plugins": _plugin_versions(self.plan.identities.cell(cell))},
             "device": device_name(self.bench.device),
             "seconds": round(sum(piece.seconds for piece in pieces), 3),
-            "notes": [*([note] if note else []), *metrics.notes(id_scores, ood_scores)],
+            "notes": [
+                *dict.fromkeys(text for text in (note, *cell.notes) if text),
+                *metrics.notes(id_scores, ood_scores),
+            ],
             "extras": self._extras(cell, known, arrays),
         }
         return record, arrays
 
     def _attack(self, cell: Cell, pieces: list[Piece], arrays: Arrays) -> dict[str, Any] | None:
-        if cell.perturbation.instance.shared and not cell.perturbation.instance.stages:
-            changed = set(np.unique(arrays["tags"])) != {"clean"}
-            if not changed:
-                return None
+        stages = [stage.instance for stage in cell.stages]
+        budget = sum(stage.gradient_steps for stage in stages)
+        queries = sum(stage.queries for stage in stages)
+        if not budget and not queries:
+            return None
         first: dict[str, Counter[str]] = {}
         gradients = 0
         for piece in pieces:
             gradients += piece.ledger["gradient_images"]
             for name, counts in piece.ledger["first"].items():
                 first.setdefault(name, Counter()).update(counts)
-        tags, counts = np.unique(arrays["tags"], return_counts=True)
         return {
-            "budget": sum(stage.instance.gradient_steps for stage in cell.stages),
+            "params": parameters(cell.perturbation.instance),
+            "budget": budget,
+            "queries": queries,
             "steps": gradients / len(arrays["ids"]),
-            "restarts": sum(stage.instance.restarts(sorted(first)) for stage in cell.stages),
+            "restarts": sum(stage.restarts(sorted(first)) for stage in stages),
             "objectives": sorted(first),
-            "won": {str(tag): int(count) for tag, count in zip(tags, counts, strict=True)},
+            "won": _won(cell, arrays["tags"].tolist()),
             "health": health(first),
         }
 
     def _extras(self, cell: Cell, known: Arrays, arrays: Arrays) -> dict[str, Any]:
-        if cell.perturbation.instance.preset != "paper":
-            return {}
-        ours, theirs = (a.get("published", a["scores"]) for a in (known, arrays))
-        return {
-            **metrics.published(ours, theirs),
-            "auroc_published": metrics.auroc(ours, theirs),
-        }
+        extras: dict[str, Any] = {}
+        decision = cell.subject.detector.instance.decision
+        if decision is not None:
+            extras["decision"] = metrics.at_threshold(known["scores"], arrays["scores"], decision)
+        if cell.perturbation.instance.preset == "paper":
+            ours, theirs = (a.get("published", a["scores"]) for a in (known, arrays))
+            extras |= metrics.published(ours, theirs)
+            extras["auroc_published"] = metrics.auroc(ours, theirs)
+        return extras
+
+
+def _plugin_versions(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the versions of a cell's plugins, or the digests of the source of others' plugins."""
+    plugins = [identity[kind] for kind in ("detector", "recipe", "network", "perturbation")]
+    return {
+        plugin["name"]: plugin.get("version", plugin.get("source"))
+        for plugin in [*plugins, *identity["stages"]]
+    }
+
+
+def _won(cell: Cell, tags: Sequence[str]) -> dict[str, Any]:
+    """Count what made the chosen images; by stage where there are several."""
+    if len(cell.stages) == 1:
+        return dict(sorted(Counter(tags).items()))
+    by_stage = zip(*(tag.split(THEN) for tag in tags), strict=True)
+    return {
+        stage.name: dict(sorted(Counter(column).items()))
+        for stage, column in zip(cell.stages, by_stage, strict=True)
+    }
 
 
 def device_name(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from oodbench.threat import farthest, to_float
 # Below this many rows libraries switch to other kernels, whose rounding differs.
 _MIN_ROWS = 16
 
+FORWARD_COST = 0.35
+"""What a score costs of a score with its gradient, about; for progress only."""
+
+THEN = " > "
+"""Stands between the tags of two stages."""
+
 
 @dataclass
 class Ledger:
@@ -26,12 +33,17 @@ class Ledger:
         first: By objective, how many first gradients were seen (``images``), how many of them
             were zero everywhere (``zero``) or not finite (``nonfinite``), and the number of
             entries (``entries``) and zero entries (``zero_entries``).
-        tick: Called with the number of images of every gradient.
+        tick: Called with the work done, in gradients of one image.
     """
 
     gradient_images: int = 0
     first: dict[str, Counter[str]] = field(default_factory=dict)
-    tick: Callable[[int], None] | None = None
+    tick: Callable[[float], None] | None = None
+
+    def scored(self, images: int) -> None:
+        """Take note of images scored without a gradient."""
+        if self.tick is not None:
+            self.tick(FORWARD_COST * images)
 
     def record(self, name: str, gradients: Tensor, first: bool) -> None:
         """Take note of the gradients of one batch."""
@@ -224,26 +236,83 @@ def worst_case(
         ConformanceError: If a candidate is no image of the threat model.
     """
     first, *rest = perturbations
-    shown = Shown.of(images)
-    verdicts = [_unperturbed(subject, first, images, shown) for subject in subjects]
-    if first.shared:
-        for candidate in first.search({}, images, ids, seed):
-            _check(first, candidate, images)
-            shown = Shown.of(candidate.images)
-            for subject, verdict in zip(subjects, verdicts, strict=True):
-                values = judged(subject.selection(first), subject.model, shown)
-                verdict.offer(candidate, values)
-    else:
-        for subject, verdict in zip(subjects, verdicts, strict=True):
-            _search(subject, first, verdict, ids, seed, ledger)
-    for stage in rest:
-        for index, subject in enumerate(subjects):
-            before = verdicts[index]
-            after = _unperturbed(subject, stage, before.images, Shown.of(before.images))
-            _search(subject, stage, after, ids, seed, ledger)
-            after.tags = [f"{a} > {b}" for a, b in zip(before.tags, after.tags, strict=True)]
-            verdicts[index] = after
+    verdicts = []
+    for subject, found in zip(
+        subjects, first_stage(subjects, first, images, ids, seed, ledger), strict=True
+    ):
+        if isinstance(found, Exception):
+            raise found
+        for stage in rest:
+            found = next_stage(subject, stage, found, ids, seed, ledger)
+        verdicts.append(found)
     return verdicts
+
+
+def first_stage(
+    subjects: Sequence[Subject],
+    perturbation: Perturbation,
+    images: Tensor,
+    ids: Sequence[str],
+    seed: int,
+    ledger: Ledger,
+) -> list[Verdict | Exception]:
+    """Do the first perturbation for several detectors; one that fails takes no other along.
+
+    Arguments are those of `worst_case`.
+
+    Returns:
+        A verdict or what went wrong, for each subject in order.
+    """
+    shown = Shown.of(images)
+    found = [
+        _attempted(partial(_unperturbed, subject, perturbation, images, shown))
+        for subject in subjects
+    ]
+    if not perturbation.shared:
+        return [
+            verdict
+            if isinstance(verdict, Exception)
+            else _attempted(partial(_search, subject, perturbation, verdict, ids, seed, ledger))
+            for subject, verdict in zip(subjects, found, strict=True)
+        ]
+    for candidate in perturbation.search({}, images, ids, seed):
+        _check(perturbation, candidate, images)
+        shown = Shown.of(candidate.images)
+        for index, (subject, verdict) in enumerate(zip(subjects, found, strict=True)):
+            if not isinstance(verdict, Exception):
+                found[index] = _attempted(
+                    partial(_offered, subject, perturbation, verdict, candidate, shown)
+                )
+                ledger.scored(len(ids))
+    return found
+
+
+def next_stage(
+    subject: Subject,
+    perturbation: Perturbation,
+    before: Verdict,
+    ids: Sequence[str],
+    seed: int,
+    ledger: Ledger,
+) -> Verdict:
+    """Do a further perturbation of a composition about the result of the one before.
+
+    Arguments are those of `worst_case`; ``before`` is left as it is.
+    """
+    shown = Shown.of(before.images)
+    after = _unperturbed(subject, perturbation, before.images, shown)
+    after = _search(subject, perturbation, after, ids, seed, ledger)
+    after.tags = [f"{a}{THEN}{b}" for a, b in zip(before.tags, after.tags, strict=True)]
+    return after
+
+
+def _attempted(step: Callable[[], Verdict]) -> Verdict | Exception:
+    try:
+        return step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return error
 
 
 def final_scores(subject: Subject, perturbation: Perturbation, verdict: Verdict) -> Tensor:
@@ -260,6 +329,17 @@ def _unperturbed(
     return Verdict(images, values, ["clean"] * shown.rows)
 
 
+def _offered(
+    subject: Subject,
+    perturbation: Perturbation,
+    verdict: Verdict,
+    candidate: Candidate,
+    shown: Shown,
+) -> Verdict:
+    verdict.offer(candidate, judged(subject.selection(perturbation), subject.model, shown))
+    return verdict
+
+
 def _search(
     subject: Subject,
     perturbation: Perturbation,
@@ -267,13 +347,13 @@ def _search(
     ids: Sequence[str],
     seed: int,
     ledger: Ledger,
-) -> None:
+) -> Verdict:
     centres = verdict.images
     objectives = {} if perturbation.shared else subject.searched(perturbation.preset, ledger)
     for candidate in perturbation.search(objectives, centres, ids, seed):
         _check(perturbation, candidate, centres)
-        values = judged(subject.selection(perturbation), subject.model, Shown.of(candidate.images))
-        verdict.offer(candidate, values)
+        _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
+    return verdict
 
 
 def _check(perturbation: Perturbation, candidate: Candidate, centres: Tensor) -> None:

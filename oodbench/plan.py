@@ -116,6 +116,11 @@ class Cell:
         return bool(self.stages[0].instance.shared)
 
     @property
+    def notes(self) -> list[str]:
+        """What a table has to say of the perturbation and its stages."""
+        return [spec.instance.note for spec in (self.perturbation, *self.stages)]
+
+    @property
     def searches(self) -> bool:
         """Whether gradients are used, in some precision."""
         return any("budget" in field_types(stage) for stage in self.stages)
@@ -290,7 +295,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     device = bench.device.type
     precision = request.precision or ("float32" if device == "cpu" else "bfloat16")
     attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
-    _check_published(detectors, attacks)
+    detectors = _with_published(detectors, attacks, request, bench)
     sets = _chosen_sets(request.ood, suite.ood_sets)
     cells = [
         Cell(
@@ -368,19 +373,34 @@ def _stages(spec: PluginSpec) -> tuple[PluginSpec, ...]:
     return tuple(stages)
 
 
-def _check_published(detectors: Sequence[PluginSpec], attacks: Sequence[PluginSpec]) -> None:
+def _with_published(
+    detectors: Sequence[PluginSpec],
+    attacks: Sequence[PluginSpec],
+    request: Request,
+    bench: Workbench,
+) -> list[PluginSpec]:
+    """Leave out detectors that have no published loss, where only ``all`` asked for them.
+
+    Raises:
+        RequestError: If one was asked for by name.
+    """
     searching = [
         attack.name
         for attack in attacks
         if attack.instance.preset == "paper"
         and any("budget" in field_types(stage) for stage in _stages(attack))
     ]
-    lacking = [d.name for d in detectors if d.instance.published_objective() is None]
-    if searching and lacking:
+    lacking = [d for d in detectors if searching and d.instance.published_objective() is None]
+    named = [d.name for d in lacking if d.reference in request.detectors]
+    if named:
         raise RequestError(
-            f"--preset paper: {', '.join(lacking)} has no published loss for {searching[0]} to "
+            f"--preset paper: {', '.join(named)} has no published loss for {searching[0]} to "
             "attack; leave it out or use --preset standard"
         )
+    if lacking:
+        names = ", ".join(d.name for d in lacking)
+        bench.progress.note(f"--preset paper leaves out {names}: no loss was published to attack")
+    return [detector for detector in detectors if detector not in lacking]
 
 
 def _chosen_sets(asked: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -22,14 +22,16 @@ from torch import Tensor
 
 from oodbench.detector import Detector, FitData, Objective
 from oodbench.errors import ConformanceError
-from oodbench.images import Images, ImageSet, Suite
+from oodbench.images import ArrayImages, Images, ImageSet, Suite
 from oodbench.model import Backbone, Model
 from oodbench.network import Network, initialised
 from oodbench.perturbation import Candidate, Perturbation, SearchObjective
 from oodbench.plugins import PluginSpec, resolved
 from oodbench.randomness import generator
 from oodbench.registry import load
+from oodbench.schedule import Schedule
 from oodbench.threat import farthest, to_float
+from oodbench.training import DeviceImages, Training
 
 CLASSES = 4
 DISTINCT = 0.995
@@ -137,7 +139,8 @@ def _confident_model(
         spread = built(to_float(pictures)).std()
         last = [module for module in built.modules() if isinstance(module, torch.nn.Linear)][-1]
         last.weight *= _LOGIT_SPREAD / spread
-    backbone = Backbone(built, CLASSES, dtype=dtype)
+    modules = _started_modules(detector, built, pictures)
+    backbone = Backbone(built, CLASSES, modules, dtype)
     data = FitData(
         images=pictures,
         labels=torch.arange(len(pictures)) % CLASSES if detector.needs_labels else None,
@@ -149,6 +152,24 @@ def _confident_model(
     if wrong:
         raise ConformanceError("fit", f"fit must return tensors; {wrong[0]} is none")
     return Model(backbone, state)
+
+
+def _started_modules(
+    detector: Detector, network: Network, pictures: Tensor
+) -> dict[str, torch.nn.Module]:
+    """Build the further modules of the detector's recipe, as they are before the first step."""
+    cpu = torch.device("cpu")
+    pool = _pictures(64, purpose="testing/pool")
+    images, outliers = (
+        DeviceImages(ArrayImages(x.numpy(), [str(i) for i in range(len(x))]), cpu)
+        for x in (pictures, pool)
+    )
+    training = Training(
+        network, CLASSES, len(pictures), cpu, 0, Schedule(), images=images, outliers=outliers
+    )
+    training.modules = detector.recipe.modules(training)
+    detector.recipe.start(training)
+    return training.modules
 
 
 def _pictures(count: int, purpose: str = "testing/images") -> Tensor:
@@ -321,9 +342,14 @@ def check_perturbation(perturbation: Perturbation) -> list[str]:
     """Check a perturbation on smooth functions of pictures, extremes among them.
 
     The properties: ``frozen-dataclass``, ``8-bit-grid``, ``ball``, ``tags``, ``determinism``,
-    ``batch-independence``, ``centres-unchanged`` and ``budget``.
+    ``batch-independence``, ``centres-unchanged`` and ``budget``. Of a composition, ``stages``:
+    each of them keeps its contract.
     """
     _check_frozen(perturbation)
+    if perturbation.stages:
+        for stage in perturbation.stages:
+            check("attacks", stage)
+        return ["frozen-dataclass", "stages"]
     if getattr(perturbation, "budget", 0) is None and perturbation.preset == "standard":
         small: dict[str, Any] = {"budget": 10}
         perturbation = dataclasses.replace(perturbation, **small)
