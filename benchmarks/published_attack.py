@@ -58,7 +58,7 @@ def main() -> None:
         ["auroc", "published"]
     ].mean().astype(float)
     lines = [
-        f"# `paper` beside `standard`: {arguments.suite}, ε 8/255, training seeds {arguments.seeds}",
+        f"# `paper` beside `standard`: {arguments.suite}, ε 8/255, seeds {arguments.seeds}",
         "",
         "Mean AUROC in percent over OOD sets and seeds, of the same networks; lower is the stronger"
         " attack. `standard` has "

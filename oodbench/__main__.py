@@ -12,6 +12,7 @@ _COMMANDS = {
     "run": "Evaluate detectors on OOD images, clean or attacked.",
     "train": "Train the networks behind detectors.",
     "list": "List detectors, attacks, data sets or networks.",
+    "leaderboard": "Compare stored results: detectors against perturbations.",
 }
 INTERRUPTED = 130
 _INTERRUPTED_NOTE = (

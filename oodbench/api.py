@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from oodbench import intervals
 from oodbench.errors import CellError, RequestError
 from oodbench.execute import Outcome, execute
+from oodbench.files import DEFAULT_RESULTS as DEFAULT_RESULTS
 from oodbench.files import data_root as data_folder
 from oodbench.files import store_root, writable_folder
 from oodbench.plan import Cell, Plan, Request, make_plan
@@ -20,7 +21,6 @@ from oodbench.workbench import Settings, Workbench, choose_device
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_RESULTS = "oodbench-results"
 DEFAULT_BATCH_SIZE = {"cpu": 256, "cuda": 1024}
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from oodbench.errors import RequestError
 
+DEFAULT_RESULTS = "oodbench-results"
+"""Folder of results, in the working folder, where none is given."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place.

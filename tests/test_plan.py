@@ -42,10 +42,10 @@ def test_the_same_command_from_nothing_gives_identical_scores(
 def test_the_batch_size_does_not_change_the_scores(
     batch_size: int, everything: Any, run: Any, tmp_path: Path
 ) -> None:
-    chosen = ("--detector", "all", "--attack", "all", "--batch-size", batch_size)
+    chosen = ("--detector", "all", "--attack", "all", "--ood", "rings", "--batch-size", batch_size)
     assert run(*chosen, "--precision", "float32").code == 0
     ours, theirs = _scores(tmp_path / "results"), _scores(everything[0])
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == {path for path in theirs if "/noise--" not in path}
     for path, scores in ours.items():
         scale = max(1.0, float(np.abs(theirs[path]).max()))
         np.testing.assert_allclose(scores, theirs[path], rtol=0, atol=1e-5 * scale, err_msg=path)

@@ -1,0 +1,195 @@
+"""Means over OOD sets and training seeds."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from oodbench.errors import RequestError
+from oodbench.leaderboard.naming import column_names, row_names, titles
+from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
+from oodbench.records import Place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = ("fpr95", "fpr95_ood", "auroc", "aupr_out", "aupr_in", "detection_error")
+
+BySeed = dict[int, dict[str, Record]]
+"""Records by training seed and OOD set."""
+
+
+def summary(records: Sequence[Record]) -> "pd.DataFrame":
+    """Return means over OOD sets, and over training seeds, of records.
+
+    Records that differ in suite, network, schedule, preset, protocol or images are in different
+    tables; those that differ in detector, its parameters or its recipe in different rows; those
+    that differ in perturbation, its parameters, radius, budget, precision or side in different
+    columns; another version of a plugin is another plugin. A cell is the mean over the OOD sets
+    of the seed that has most, and over the seeds that have all of these; `remark` says where
+    others in the table have more.
+
+    Args:
+        records: Records in any order.
+
+    Returns:
+        One row for each table, detector and perturbation that there is. ``table``, ``row`` and
+        ``column`` name them; ``suite`` to ``kind`` are fields of the records, with versions of
+        plugins and parameters of the perturbation; each of `METRICS` and ``accuracy`` is a mean
+        in [0, 1], with ``_std`` after its name the sample standard deviation over seeds, NaN for
+        one; ``sets`` and ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the table;
+        ``notes`` holds pairs of set and note of the records.
+
+    Raises:
+        RequestError: If two records answer the same question and do not say how they differ.
+    """
+    import pandas as pd
+
+    tables = parted(records)
+    cells = [
+        cell
+        for table, title in zip(tables, titles(tables), strict=True)
+        for cell in _cells(table, title)
+    ]
+    return pd.DataFrame(cells)
+
+
+def _cells(table: Table, title: str) -> Iterator[dict[str, Any]]:
+    arranged = _arranged(table)
+    rows = sorted(arranged, key=lambda row: (row.detector, row.params, row.recipe, row.version))
+    columns = sorted(
+        {column for row in arranged.values() for column in row}, key=lambda column: column.rank
+    )
+    names = dict(zip(rows, row_names(rows), strict=True))
+    headers = dict(zip(columns, column_names(columns), strict=True))
+    seeds = tuple(sorted({record["seed"] for record in table.records}))
+    setting, sets = table.setting, table.sets
+    for row in rows:
+        accuracy, trainings = _accuracy(arranged[row].values())
+        for rank, column in enumerate(columns):
+            if column not in arranged[row]:
+                continue
+            cell = _mean(arranged[row][column], tuple(sets), seeds)
+            yield {
+                "table": title,
+                "row": names[row],
+                "column": headers[column],
+                "suite": setting.suite,
+                "network": setting.network,
+                "network_version": setting.network_version,
+                "schedule": setting.schedule_fields["name"],
+                "preset": setting.preset,
+                "protocol": setting.protocol,
+                "n_id": setting.n_id,
+                "n_ood": sum(sets[name][0] for name in cell["sets"]),
+                "detector": row.detector,
+                "detector_version": row.version,
+                "params": json.loads(row.params),
+                "column_rank": rank,
+                "perturbation": column.perturbation,
+                "perturbation_version": column.version,
+                "perturbation_params": json.loads(column.params),
+                "eps": column.eps,
+                "budget": column.budget,
+                "queries": column.queries,
+                "precision": column.precision,
+                "side": column.side,
+                "kind": column.kind,
+                **cell,
+                **_spread("accuracy", accuracy),
+                "remark": "; ".join(filter(None, [cell["remark"], trainings])),
+            }
+
+
+def _arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
+    """Return the records of a table by row, column, seed and set.
+
+    Raises:
+        RequestError: If there are two for one place.
+    """
+    found: dict[Row, dict[Column, BySeed]] = {}
+    clashes = []
+    for record in by_set(table.records):
+        by_column = found.setdefault(Row.of(record), {})
+        by_seed = by_column.setdefault(Column.of(record), {})
+        known = by_seed.setdefault(record["seed"], {}).setdefault(record["set"], record)
+        if not _same(known, record):
+            clashes.append((known, record))
+    if clashes:
+        one, other = map(_path, clashes[0])
+        more = f", nor {len(clashes) - 1} pairs more" if len(clashes) > 1 else ""
+        raise RequestError(
+            f"{one} and {other.name} cannot be told apart{more}: they differ in the version of a"
+            " plugin or in a parameter that records do not hold; keep one in another folder"
+        )
+    return found
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Return whether two records are of the same cell, or at least have the same scores."""
+    return one["identity"] == other["identity"] or all(
+        one["digests"][scores] == other["digests"][scores] for scores in ("scores", "id_scores")
+    )
+
+
+def _path(record: Record) -> Path:
+    """Return where a record lies in its results folder."""
+    place = Place(Path(), record["suite"], record["detector"], record["seed"])
+    return place.record(record["perturbation"], record["set"], record["identity"])
+
+
+def _accuracy(cells: Iterable[BySeed]) -> tuple[list[float], str]:
+    """Return a row's accuracy for each seed, and what to say if a seed is of several trainings."""
+    members: dict[int, list[Record]] = {}
+    for by_seed in cells:
+        for seed, records in by_seed.items():
+            members.setdefault(seed, []).extend(records.values())
+    accuracy, mixed = [], []
+    for seed, found in sorted(members.items()):
+        accuracy.append(fmean(record["accuracy"] for record in found))
+        digests = [record["digests"] for record in found]
+        if len({(its["weights"], its["id_scores"]) for its in digests}) > 1:
+            mixed.append(str(seed))
+    told = f"the row holds several trainings or fits of seed {', '.join(mixed)}" if mixed else ""
+    return accuracy, told
+
+
+def _mean(by_seed: BySeed, of_sets: Sequence[str], of_seeds: Sequence[int]) -> dict[str, Any]:
+    """Return the means of a cell, over the same sets for every seed."""
+    fullest = max(sorted(by_seed), key=lambda seed: len(by_seed[seed]))
+    sets = tuple(name for name in of_sets if name in by_seed[fullest])
+    seeds = tuple(seed for seed in sorted(by_seed) if set(sets) <= set(by_seed[seed]))
+    values: dict[str, Any] = {}
+    for metric in METRICS:
+        means = [fmean(by_seed[seed][name][metric] for name in sets) for seed in seeds]
+        values |= _spread(metric, means)
+    notes = [
+        (name, note) for seed in seeds for name in sets for note in by_seed[seed][name]["notes"]
+    ]
+    return {
+        **values,
+        "sets": sets,
+        "n_sets": len(sets),
+        "of_sets": tuple(of_sets),
+        "seeds": seeds,
+        "n_seeds": len(seeds),
+        "of_seeds": tuple(of_seeds),
+        "notes": tuple(dict.fromkeys(notes)),
+        "remark": _fewer({"sets": (sets, of_sets), "seeds": (seeds, of_seeds)}),
+    }
+
+
+def _fewer(parts: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]) -> str:
+    """Say over which sets or seeds a mean is, where that is not all."""
+    told = [
+        f"{len(mine)} of {len(whole)} {what} ({', '.join(map(str, mine))})"
+        for what, (mine, whole) in parts.items()
+        if len(mine) < len(whole)
+    ]
+    return f"mean over {' and '.join(told)}" if told else ""
+
+
+def _spread(metric: str, values: Sequence[float]) -> dict[str, float]:
+    spread = stdev(values) if len(values) > 1 else float("nan")
+    return {metric: fmean(values), f"{metric}_std": spread}

@@ -1,0 +1,129 @@
+"""How tables, rows and columns are called: what tells them apart is said, and nothing else."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oodbench.identity import SHORT
+from oodbench.leaderboard.parting import Column, Row, Table
+
+
+def titles(tables: Sequence[Table]) -> list[str]:
+    """Return a title for each table."""
+    settings = [table.setting for table in tables]
+    networks = _told(
+        [setting.network for setting in settings],
+        [_version(setting.network_version) for setting in settings],
+    )
+    schedules = _told(
+        [setting.schedule_fields["name"] for setting in settings],
+        [_texts(setting.schedule_fields) for setting in settings],
+    )
+    names, images = [], []
+    for table, network, schedule in zip(tables, networks, schedules, strict=True):
+        setting, sets = table.setting, table.sets
+        count = sum(number for number, _ in sets.values())
+        names.append(
+            f"suite {setting.suite}, network {network}, schedule {schedule},"
+            f" preset {setting.preset}, protocol {setting.protocol},"
+            f" {setting.n_id} ID and {count} OOD test images"
+        )
+        images.append(
+            _texts(
+                {"train": setting.train, "ID": setting.id}
+                | {name: f"{number} images" for name, (number, _) in sets.items()}
+                | {f"{name} digest": digest for name, (_, digest) in sets.items()}
+            )
+        )
+    return _numbered(_told(names, images))
+
+
+def row_names(rows: Sequence[Row]) -> list[str]:
+    """Return a name for each row; recipes are told only where nothing else differs."""
+    names = [row.detector for row in rows]
+    about = [_version(row.version) | _texts(json.loads(row.params)) for row in rows]
+    labels = _told(names, about)
+    if len(set(labels)) == len(labels):
+        return labels
+    recipes = [_texts({"recipe": json.loads(row.recipe)}) for row in rows]
+    return _numbered(_told(names, [a | b for a, b in zip(about, recipes, strict=True)]))
+
+
+def column_names(columns: Sequence[Column]) -> list[str]:
+    """Return a name for each column: perturbation, radius, and what is not the usual threat."""
+    names = []
+    for column in columns:
+        parts = [column.perturbation, column.eps]
+        parts += [f"on {column.side}" if column.side != "ood" else None]
+        parts += [column.kind if column.kind != "empirical" else None]
+        names.append(" ".join(part for part in parts if part))
+    about = [
+        {
+            "its steps": f"{column.budget} steps",
+            "its candidates": f"{column.queries} candidates",
+            "its precision": column.precision,
+        }
+        | _texts(json.loads(column.params))
+        | _version(column.version)
+        for column in columns
+    ]
+    return _numbered(_told(names, about, "{}, {}"))
+
+
+def _told(
+    names: Sequence[str], about: Sequence[Mapping[str, str]], form: str = "{} ({})"
+) -> list[str]:
+    """Add to each name how the thing differs from others of the same name.
+
+    Args:
+        names: Names of some things.
+        about: What may have to be said of each, by what it is about.
+        form: How name and differences stand together.
+    """
+    labels = []
+    for name, mine in zip(names, about, strict=True):
+        others = [its for other, its in zip(names, about, strict=True) if other == name]
+        differing = [text for key, text in mine.items() if any(o.get(key) != text for o in others)]
+        missing = sorted({key for other in others for key in other} - set(mine))
+        told = ", ".join(differing or [f"no {key}" for key in missing])
+        labels.append(form.format(name, told) if told else name)
+    return labels
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Number labels that are the same all the same, such as of 1 and 1.0; never one for two."""
+    turns = [labels[:place].count(label) + 1 for place, label in enumerate(labels)]
+    return [
+        f"{label} #{turn}" if turn > 1 else label for label, turn in zip(labels, turns, strict=True)
+    ]
+
+
+def _version(version: str) -> dict[str, str]:
+    # A parameter may be called version; none has a blank in its name.
+    return {"its version": f"version {_short(version)}"}
+
+
+def _texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return ``name=value`` for each value by name; names of nested ones are dotted."""
+    texts: dict[str, str] = {}
+    for key, value in values.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            texts |= _texts(value, f"{name}.")
+        else:
+            texts[name] = f"{name}={_plain(value)}"
+    return texts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return _short(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _short(text: str) -> str:
+    """Shorten the digests in a text."""
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda found: found[0][:SHORT], text)
