@@ -176,7 +176,9 @@ def excess_log_odds(logits: Tensor, ratio: Tensor) -> Tensor:
     gaps = z - z.amax(1, keepdim=True)
     mass = gaps.exp().sum(1)
     others = logits.shape[1] - 1
-    log_excess = (-gaps.expm1().sum(1) / others).log() - mass.log()
+    # Where all logits are equal there is no excess, and still a finite score.
+    shortfall = (-gaps.expm1().sum(1) / others).clamp(min=torch.finfo(z.dtype).tiny)
+    log_excess = shortfall.log() - mass.log()
     log_rest = math.log((others + 1) / others) + F.logsigmoid(max_probability(z))
     inside, outside = (F.logsigmoid(sign * ratio.double()) for sign in (1, -1))
     against = torch.logaddexp(log_rest, log_excess + outside)
@@ -192,8 +194,9 @@ class CCU(MaxProbability):
     1/K. The score is the log-odds against the excess of p_max over 1/K, which ranks as −p_max.
     The certificate concerns points far from the data, not small balls about natural outliers.
 
-    The comparison of Chen et al. (2021) loads the mixtures and scores the softmax of the network
-    alone (difference D1); ``use_densities=False`` does the same.
+    The comparison of Chen et al. (2021) loads the mixtures, but scores and attacks the softmax of
+    the network alone (difference D1). So does ``--preset paper`` where it chooses and in its
+    published figures; ``use_densities=False`` makes that the detector's score altogether.
 
     Attributes:
         components: Gaussians of each mixture; published 100 for 50000 images.
@@ -256,13 +259,3 @@ class CCU(MaxProbability):
             "network": super().score,
             "densities": lambda model, images: -self.log_ratio(model, images),
         }
-
-    def published_score(self) -> Objective:
-        """Return −p_max in float32, which saturates, of the whole model or the network alone."""
-        if not self.use_densities:
-            return super().published_score()
-
-        def score(model: Model, images: Tensor) -> Tensor:
-            return -self.class_log_probabilities(model, images).amax(1).exp().float()
-
-        return score

@@ -414,6 +414,7 @@ class _Run:
         return {
             "identity": digest(self.plan.identities.cell(cell)),
             "weights": self.bench.weights(cell.subject.taught).digest,
+            "id_scores": arrays_digest(self._id_scores[cell.subject]),
         }
 
     def _keep(self, cell: Cell, start: int, stop: int, piece: Piece) -> None:
@@ -508,6 +509,10 @@ class _Run:
             ours, theirs = (a.get("published", a["scores"]) for a in (known, arrays))
             extras |= metrics.published(ours, theirs)
             extras["auroc_published"] = metrics.auroc(ours, theirs)
+            if decision is not None:
+                # Fault Q3: published figures of such a detector are those of its decision.
+                extras["fpr95_published"] = extras["decision"]["fpr"]
+                extras["auroc_published"] = extras["decision"]["auroc"]
         return extras
 
 

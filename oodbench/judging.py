@@ -350,7 +350,8 @@ def _search(
 ) -> Verdict:
     centres = verdict.images
     objectives = {} if perturbation.shared else subject.searched(perturbation.preset, ledger)
-    for candidate in perturbation.search(objectives, centres, ids, seed):
+    # A search that changes its input must not change what others go on from.
+    for candidate in perturbation.search(objectives, centres.clone(), ids, seed):
         _check(perturbation, candidate, centres)
         _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
     return verdict

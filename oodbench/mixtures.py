@@ -102,11 +102,13 @@ class SphericalMixture(nn.Module):
         """
         from sklearn.mixture import GaussianMixture
 
+        device = self.means.device
+        whitened = metric.whiten(torch.from_numpy(images).to(device)).cpu().numpy()
         fitted = GaussianMixture(
             len(self.log_variances), covariance_type="spherical", random_state=seed
-        ).fit(metric.whiten(torch.from_numpy(images)).numpy())
+        ).fit(whitened)
         with torch.no_grad():
-            self.means.copy_(metric.colour(torch.from_numpy(fitted.means_)))
+            self.means.copy_(metric.colour(torch.from_numpy(fitted.means_).to(device)))
             self.log_variances.fill_(math.log(fitted.covariances_.mean()))
 
     def log_density(self, whitened: Tensor, metric: ImageMetric) -> Tensor:

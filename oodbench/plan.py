@@ -96,7 +96,7 @@ class Cell:
         perturbation: What happens to the images.
         stages: The perturbations of a composition; the perturbation itself otherwise.
         image_set: Name of the OOD set.
-        precision: Type of the search's arithmetic.
+        precision: Type of the search's arithmetic; float32 where nothing is searched.
     """
 
     subject: Subjected
@@ -120,11 +120,6 @@ class Cell:
         """What a table has to say of the perturbation and its stages."""
         return [spec.instance.note for spec in (self.perturbation, *self.stages)]
 
-    @property
-    def searches(self) -> bool:
-        """Whether gradients are used, in some precision."""
-        return any("budget" in field_types(stage) for stage in self.stages)
-
 
 class Identities:
     """Identities of a run's cells, with the digests that they need."""
@@ -140,13 +135,16 @@ class Identities:
             suite = bench.suite(taught.suite)
             weights = bench.weights_identity(taught)
             test = bench.images(taught.suite, suite.id_set, "test").digest
+            fitted = {}
+            if subject.detector.instance.needs_pool:
+                fitted["pool"] = bench.images(taught.suite, suite.pool, "train").digest
             self._subjects[subject] = {
                 "protocol": PROTOCOL,
                 "suite": Path(taught.suite).stem,
                 "limit": subject.limit,
                 "detector": subject.detector.identity(),
                 **bench.training_question(taught),
-                "digests": {**weights["digests"], "id": test, "start": weights["start"]},
+                "digests": {**weights["digests"], **fitted, "id": test, "start": weights["start"]},
             }
         return self._subjects[subject]
 
@@ -161,7 +159,7 @@ class Identities:
             "side": "ood",
             "perturbation": cell.perturbation.identity(),
             "stages": [stage.identity() for stage in cell.stages],
-            "precision": cell.precision if cell.searches else "float32",
+            "precision": cell.precision,
         }
 
 
@@ -294,6 +292,9 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     detectors = [resolved(spec, suite.published) for spec in detectors]
     device = bench.device.type
     precision = request.precision or ("float32" if device == "cpu" else "bfloat16")
+    if request.preset == "paper":
+        # The published losses give out in float32 where they do; anything else is another attack.
+        precision = "float32"
     attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
     detectors = _with_published(detectors, attacks, request, bench)
     sets = _chosen_sets(request.ood, suite.ood_sets)
@@ -307,7 +308,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
             attack,
             _stages(attack),
             image_set,
-            precision,
+            precision if _searches(attack) else "float32",
         )
         for detector in detectors
         for seed in request.seeds
@@ -373,6 +374,11 @@ def _stages(spec: PluginSpec) -> tuple[PluginSpec, ...]:
     return tuple(stages)
 
 
+def _searches(spec: PluginSpec) -> bool:
+    """Whether gradients are used, in some precision."""
+    return any("budget" in field_types(stage) for stage in _stages(spec))
+
+
 def _with_published(
     detectors: Sequence[PluginSpec],
     attacks: Sequence[PluginSpec],
@@ -385,10 +391,7 @@ def _with_published(
         RequestError: If one was asked for by name.
     """
     searching = [
-        attack.name
-        for attack in attacks
-        if attack.instance.preset == "paper"
-        and any("budget" in field_types(stage) for stage in _stages(attack))
+        attack.name for attack in attacks if attack.instance.preset == "paper" and _searches(attack)
     ]
     lacking = [d for d in detectors if searching and d.instance.published_objective() is None]
     named = [d.name for d in lacking if d.reference in request.detectors]

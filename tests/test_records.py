@@ -113,7 +113,17 @@ def test_the_attack_says_what_was_spent_and_what_won(records: list[Path]) -> Non
     assert linf
     for record in linf:
         attack = record["attack"]
-        assert set(attack) == {"budget", "steps", "restarts", "objectives", "won", "health"}
+        expected = {
+            "params",
+            "budget",
+            "queries",
+            "steps",
+            "restarts",
+            "objectives",
+            "won",
+            "health",
+        }
+        assert set(attack) == expected
         assert attack["budget"] == 6
         assert 0 < attack["steps"] <= 6
         assert attack["restarts"] >= 2

@@ -19,7 +19,10 @@ KEPT = Path(__file__).with_name("plugin_digests.json")
 HARNESS = [
     "descent",
     "detector",
+    "execute",
     "families",
+    "images",
+    "intervals",
     "judging",
     "metrics",
     "mining",
@@ -33,6 +36,7 @@ HARNESS = [
     "threat",
     "trainer",
     "training",
+    "workbench",
 ]
 BEHIND = {
     "attacks/corruption": ["corruptions/*"],
