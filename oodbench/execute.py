@@ -168,14 +168,9 @@ def _one_batch(
     """Do all stages of all cells for some images; the first stage once for each detector."""
     started = time.monotonic()
     going = [one for one in pending if one.error is None]
-    subjects = {
-        one.cell.subject: bench.subject(
-            one.cell.subject.detector, one.cell.subject.taught, one.cell.precision
-        )
-        for one in going
-    }
-    if not subjects:
+    if not going:
         return
+    subjects = {one.cell.subject: _subject(bench, one.cell) for one in going}
     first = going[0]
     # Where several detectors share the first stage it takes no gradients, so any ledger will do.
     found = first_stage(
@@ -194,7 +189,8 @@ def _one_batch(
         if isinstance(verdict, Exception):
             one.error = verdict
             continue
-        subject = subjects[one.cell.subject]
+        # Cells of one detector may search in different precisions.
+        subject = _subject(bench, one.cell)
         try:
             for stage in one.cell.stages[1:]:
                 verdict = next_stage(subject, stage.instance, verdict, ids, 0, one.ledger)
@@ -204,6 +200,10 @@ def _one_batch(
         except Exception as error:
             one.error = error
         one.seconds += shared_seconds + time.monotonic() - started
+
+
+def _subject(bench: Workbench, cell: Cell) -> Subject:
+    return bench.subject(cell.subject.detector, cell.subject.taught, cell.precision)
 
 
 def _final(subject: Subject, cell: Cell, verdict: Verdict, ids: Sequence[str]) -> Arrays:

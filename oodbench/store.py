@@ -39,11 +39,11 @@ class TensorStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def path(self, kind: str, stem: tuple[str, ...], identity: dict[str, Any]) -> Path:
-        """Return the file for an identity: ``<root>/<kind>/<stem…>--<hash>.safetensors``."""
+    def path(self, stem: tuple[str, ...], identity: dict[str, Any]) -> Path:
+        """Return the file for an identity: ``<root>/<stem…>--<hash>.safetensors``."""
         *folders, last = stem
         name = f"{last}--{digest(identity)[:SHORT]}.safetensors"
-        return self.root.joinpath(kind, *folders, name)
+        return self.root.joinpath(*folders, name)
 
     def save(
         self,

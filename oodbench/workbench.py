@@ -192,9 +192,9 @@ class Workbench:
 
     def _weights_path(self, store: TensorStore, taught: Taught) -> Path:
         return store.path(
-            "weights",
             (
                 Path(taught.suite).stem,
+                "weights",
                 type(taught.recipe).__name__.lower(),
                 f"{Path(taught.network).stem}-{taught.schedule}-{taught.seed}",
             ),
@@ -305,12 +305,12 @@ class Workbench:
             return {}
         if key not in self._states:
             identity = self.state_identity(detector, taught)
-            stem = (Path(taught.suite).stem, detector.name, str(taught.seed))
-            path = self._store.path("statistics", stem, identity)
+            stem = (Path(taught.suite).stem, "statistics", detector.name, str(taught.seed))
+            path = self._store.path(stem, identity)
             found = None if self.settings.retrain else self._store.load(path, identity)
             if found is None:
                 shipped = TensorStore(shipped_results())
-                found = shipped.load(shipped.path("statistics", stem, identity), identity)
+                found = shipped.load(shipped.path(stem, identity), identity)
             if found is None:
                 writable_folder(path.parent, "statistics")
                 found = self._store.save(path, self._fit(detector, taught), identity, {})

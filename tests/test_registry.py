@@ -163,7 +163,14 @@ def test_a_missing_file_and_a_near_miss_are_told() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["run", "--help"], ["train", "--help"], ["list", "--help"]]
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["train", "--help"],
+        ["list", "--help"],
+        ["leaderboard", "--help"],
+    ]
     + [["list", kind] for kind in KINDS],
     ids=" ".join,
 )

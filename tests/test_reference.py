@@ -1,0 +1,109 @@
+"""The reference results and weights of `mini` that ship."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oodbench.api import Places
+from oodbench.files import shipped_results
+from oodbench.plan import Plan, Request, make_plan
+from oodbench.records import find_records, read_record, read_scores
+from oodbench.registry import entries
+
+ROOT = Path(__file__).parents[1] / "results"
+SEEDS = (0, 1, 2)
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[Path, dict[str, Any]]:
+    """All reference records of `mini` by path below results/."""
+    found = {path.relative_to(ROOT): read_record(path) for path in find_records(ROOT / "mini")}
+    return {path: record for path, record in found.items() if record["preset"] == "standard"}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The whole table, as it would be asked for now."""
+    folder = tmp_path_factory.mktemp("nothing")
+    bench = Places(device="cpu", store=folder).workbench()
+    return make_plan(Request(attacks=("all",), seeds=SEEDS), bench, folder)
+
+
+def test_the_reference_has_every_cell_of_the_table_under_its_present_identity(
+    records: Any, plan: Plan
+) -> None:
+    wanted = {plan.record_path(cell).relative_to(plan.results) for cell in plan.cells}
+    assert len(wanted) == len(entries("detectors")) * 4 * 5 * len(SEEDS)
+    lacking = sorted(map(str, wanted - set(records)))
+    assert not lacking, (
+        f"{len(lacking)} records, such as {lacking[0]}, are not in results/: what makes them has "
+        "changed; compute them again with `oodbench run --detector all --attack all "
+        "--seed 0,1,2 --results results --store results`"
+    )
+    assert set(records) == wanted
+
+
+def test_every_reference_record_is_whole_and_stands_on_weights_that_ship(
+    records: Any, plan: Plan
+) -> None:
+    for path, record in records.items():
+        assert len(read_scores(ROOT / path, record)["scores"]) == record["n_ood"]
+    for cell in plan.cells:
+        stored = plan.bench.stored_weights(cell.subject.taught)
+        assert stored is not None, cell.title
+        assert stored.path.is_relative_to(shipped_results())
+        record = records[plan.record_path(cell).relative_to(plan.results)]
+        assert stored.digest == record["digests"]["weights"]
+
+
+def test_the_reference_is_small() -> None:
+    files = [path for path in (ROOT / "mini").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 8 * MEGABYTE
+    assert {path.suffix for path in files} == {".json", ".npz", ".safetensors"}
+
+
+def test_an_attacker_with_more_means_never_helps_the_defender(records: Any) -> None:
+    means: dict[Any, list[float]] = defaultdict(list)
+    for record in records.values():
+        means[record["detector"], record["seed"], record["perturbation"]].append(record["auroc"])
+    for detector in entries("detectors"):
+        for seed in SEEDS:
+            none, corruption, linf, both = (
+                np.mean(means[detector, seed, name])
+                for name in ("none", "corruption", "linf", "compositional")
+            )
+            assert corruption <= none, (detector, seed)
+            assert linf <= none, (detector, seed)
+            assert both <= corruption, (detector, seed)
+
+
+@pytest.mark.parametrize("detector", ["msp", "ccu", "mahalanobis", "atom"])
+def test_shipped_weights_give_the_reference_scores_again(
+    detector: str, call: Any, records: Any, tmp_path: Path
+) -> None:
+    places = ("--results", tmp_path / "results", "--store", tmp_path / "store", "--device", "cpu")
+    asked = ("--detector", detector, "--ood", "digits", "--seed", 1)
+    result = call("run", *asked, *places)
+    assert result.code == 0
+    assert "using shipped weights" in result.err
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
+    (path,) = find_records(tmp_path / "results")
+    again = read_scores(path)
+    known = read_scores(ROOT / path.relative_to(tmp_path / "results"))
+    assert again["ids"].tolist() == known["ids"].tolist()
+    scale = np.abs(known["scores"]).max()
+    assert np.abs(again["scores"] - known["scores"]).max() <= 1e-4 * max(1.0, scale)
+
+
+def test_the_leaderboard_of_the_reference_has_every_detector(call: Any) -> None:
+    result = call("leaderboard", "--reference", "--preset", "standard")
+    assert result.code == 0
+    rows = [line for line in result.out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(entries("detectors"))
+    assert "–" not in "".join(rows)
