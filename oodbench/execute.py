@@ -41,6 +41,7 @@ from oodbench.records import (
     read_arrays,
     read_record,
     write_arrays,
+    write_named,
     write_record,
 )
 from oodbench.workbench import Settings, Workbench, versions
@@ -332,7 +333,10 @@ class _Run:
             if known is None:
                 known = _with_memory(self.bench, partial(self._score_id, subject))
                 identity = digest(self.plan.identities.subject(subject))
-                write_arrays(path, known, {"identity": identity, "weights": weights})
+                meta = {"identity": identity, "weights": weights}
+                suite = self.bench.suite(subject.taught.suite)
+                folder = self.plan.place(subject).suite_folder
+                write_named(path, known, meta, folder, suite.id_set)
         return known
 
     def _score_id(self, subject: Subjected, batch_size: int) -> Arrays:

@@ -11,7 +11,7 @@ from oodbench.files import locked
 from oodbench.identity import PROTOCOL, digest, parameters, question
 from oodbench.perturbation import Perturbation
 from oodbench.plugins import PluginSpec, field_types, resolved, with_settings
-from oodbench.records import Arrays, Place, arrays_digest, read_arrays, read_record, read_scores
+from oodbench.records import Arrays, Place, arrays_digest, read_named, read_record, read_scores
 from oodbench.registry import entries, find, load
 from oodbench.threat import format_eps
 from oodbench.workbench import Taught, Workbench
@@ -252,7 +252,7 @@ class Plan:
         path = self.id_path(subject)
         if self.force or not path.exists():
             return None
-        arrays, meta = read_arrays(path)
+        arrays, meta = read_named(path, self.place(subject).suite_folder)
         if meta.get("identity") != digest(self.identities.subject(subject)):
             raise DamagedFileError(
                 f"{path} belongs to another detector; delete it, or replace it with --force"

@@ -57,6 +57,11 @@ class Place:
         """File of the scores of the in-distribution test images."""
         return self.folder / f"id--{identity[:SHORT]}.npz"
 
+    @property
+    def suite_folder(self) -> Path:
+        """Folder of all files of the suite."""
+        return self.root / self.suite
+
 
 # Arrays
 
@@ -122,6 +127,49 @@ def _decoded(array: NDArray[Any]) -> NDArray[Any]:
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
+def write_named(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    meta: Mapping[str, Any],
+    suite_folder: Path,
+    image_set: str,
+) -> None:
+    """Write arrays, their ``ids`` in a file of the suite that all scores of these images share.
+
+    The file is named after its content, so that whoever writes it writes the same.
+    """
+    ids = {"ids": arrays["ids"]}
+    digest_of_ids = arrays_digest(ids)
+    shared = suite_folder / "ids" / f"{image_set}--{digest_of_ids[:SHORT]}.npz"
+    if not _holds(shared, digest_of_ids):
+        write_arrays(shared, ids, {})
+    others = {name: array for name, array in arrays.items() if name != "ids"}
+    write_arrays(path, others, {**meta, "ids": {"file": shared.name, "digest": digest_of_ids}})
+
+
+def _holds(shared: Path, digest_of_ids: str) -> bool:
+    try:
+        return shared.exists() and arrays_digest(read_arrays(shared)[0]) == digest_of_ids
+    except DamagedFileError:
+        return False
+
+
+def read_named(path: Path, suite_folder: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Read what `write_named` wrote, or `write_arrays` with ids of their own.
+
+    Raises:
+        DamagedFileError: If one of the two files is damaged or not there.
+    """
+    arrays, meta = read_arrays(path)
+    if "ids" in arrays or "ids" not in meta:
+        return arrays, meta
+    shared = suite_folder / "ids" / meta["ids"]["file"]
+    ids, _ = read_arrays(shared)
+    if arrays_digest(ids) != meta["ids"]["digest"]:
+        raise DamagedFileError(_damaged(shared, f"has other ids than {path.name} was written with"))
+    return {**ids, **arrays}, meta
+
+
 def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return the sha256 of arrays by name, type, shape and value."""
 
@@ -156,16 +204,22 @@ def write_record(path: Path, record: dict[str, Any], arrays: Mapping[str, NDArra
     whole = {name: whole[name] for name in _validator().schema["required"]}
     text = _one_line_a_field(whole)
     path.unlink(missing_ok=True)
-    write_arrays(path.with_suffix(".npz"), arrays, {"identity": record["identity"]})
+    meta = {"identity": record["identity"]}
+    if "ids" in arrays:
+        write_named(path.with_suffix(".npz"), arrays, meta, _suite_folder(path), record["set"])
+    else:
+        write_arrays(path.with_suffix(".npz"), arrays, meta)
     write_atomically(path, lambda file: _write_text(file, text))
+
+
+def _suite_folder(record: Path) -> Path:
+    """Return the folder of the suite that a record's file lies in; see `Place.record`."""
+    return record.parents[3]
 
 
 def _one_line_a_field(record: Mapping[str, Any]) -> str:
     """Return a record as JSON that can be read, compared line by line, and is not long."""
-    lines = [
-        f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-        for name, value in record.items()
-    ]
+    lines = [f"{json.dumps(name)}: {canonical_json(value)}" for name, value in record.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -214,7 +268,7 @@ def read_scores(path: Path, record: Mapping[str, Any] | None = None) -> dict[str
     """
     if record is None:
         record = read_record(path)
-    arrays, _ = read_arrays(path.with_suffix(".npz"))
+    arrays, _ = read_named(path.with_suffix(".npz"), _suite_folder(path))
     if record["digests"]["scores"] != arrays_digest(arrays):
         raise DamagedFileError(_damaged(path.with_suffix(".npz"), "belongs to another record"))
     return arrays

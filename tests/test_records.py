@@ -245,12 +245,44 @@ def test_missing_id_scores_are_made_again_and_the_cell_is_reused(
     assert {p: t for p, t in stamps(copied).items() if p != path} == old
 
 
+def test_ids_are_stored_once_for_all_scores_of_the_same_images(copied: Path) -> None:
+    shared = sorted((copied / "tiny" / "ids").iterdir())
+    assert [path.name.partition("--")[0] for path in shared if path.suffix == ".npz"] == [
+        "noise",
+        "rings",
+        "textures",
+    ]
+    for path in copied.rglob("*--*.npz"):
+        with np.load(path) as file:
+            assert ("ids" in file.files) == (path.parent.name == "ids")
+    for path in find_records(copied):
+        assert len(set(read_scores(path)["ids"].tolist())) == read_record(path)["n_ood"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "of other images"])
+def test_damaged_ids_are_named(damage: str, run: Any, copied: Path) -> None:
+    shared = {path.name.partition("--")[0]: path for path in (copied / "tiny/ids").glob("*.npz")}
+    path = shared["rings"]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-30])
+    else:
+        path.write_bytes(shared["noise"].read_bytes())
+    result = run(*CELL)
+    assert result.code == 2
+    assert str(path) in result.err
+    assert result.err.count("\n") == 1
+    assert run(*CELL, "--force").code == 0
+    assert run(*CELL).code == 0
+
+
 def test_damaged_weights_are_named_and_left(
     run: Any, copied: Path, shared_store: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(shared_store, store)
-    (weights,) = (store / "weights/tiny/plain").glob("conv3-fast-0--*.safetensors")
+    (weights,) = (store / "tiny/weights/plain").glob("conv3-fast-0--*.safetensors")
     pixels = bytearray(weights.read_bytes())
     pixels[-5] ^= 1
     weights.write_bytes(pixels)
