@@ -530,14 +530,17 @@ def _plugin_versions(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _won(cell: Cell, tags: Sequence[str]) -> dict[str, Any]:
-    """Count what made the chosen images; by stage where there are several."""
-    if len(cell.stages) == 1:
-        return dict(sorted(Counter(tags).items()))
+    """Count what made the chosen images; by stage where there are several.
+
+    Candidates that all detectors share are counted by kind, such as the type of a corruption; the
+    scores' file has every image's whole tag.
+    """
     by_stage = zip(*(tag.split(THEN) for tag in tags), strict=True)
-    return {
-        stage.name: dict(sorted(Counter(column).items()))
-        for stage, column in zip(cell.stages, by_stage, strict=True)
-    }
+    counts = {}
+    for stage, column in zip(cell.stages, by_stage, strict=True):
+        kinds = [tag.partition("/")[0] if stage.instance.shared else tag for tag in column]
+        counts[stage.name] = dict(sorted(Counter(kinds).items()))
+    return counts if len(counts) > 1 else counts[cell.stages[0].name]
 
 
 def device_name(device: torch.device) -> str:

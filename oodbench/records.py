@@ -21,6 +21,8 @@ from oodbench.identity import SHORT, canonical_json, digest, digest_bytes
 
 Arrays = dict[str, NDArray[Any]]
 
+_SMALL = 600
+
 SCHEMA = 1
 """Version of the record format; older ones are read through `_UPGRADES`."""
 
@@ -75,20 +77,21 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[s
     stored = {**arrays, "meta": np.array(text)}
 
     def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_LZMA) as file:
+        with zipfile.ZipFile(temporary, "w") as file:
             for name, array in stored.items():
                 packed = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
                 content = io.BytesIO()
                 np.lib.format.write_array(content, np.asarray(packed), allow_pickle=False)
                 # A fixed time: the same arrays are the same file.
-                file.writestr(_member(f"{name}.npy"), content.getvalue())
+                file.writestr(_member(f"{name}.npy", len(content.getvalue())), content.getvalue())
 
     write_atomically(path, write)
 
 
-def _member(name: str) -> zipfile.ZipInfo:
+def _member(name: str, size: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name)
-    entry.compress_type = zipfile.ZIP_LZMA
+    # What LZMA saves on a few hundred bytes its own header takes.
+    entry.compress_type = zipfile.ZIP_LZMA if size > _SMALL else zipfile.ZIP_DEFLATED
     return entry
 
 
@@ -144,7 +147,7 @@ def write_named(
     if not _holds(shared, digest_of_ids):
         write_arrays(shared, ids, {})
     others = {name: array for name, array in arrays.items() if name != "ids"}
-    write_arrays(path, others, {**meta, "ids": {"file": shared.name, "digest": digest_of_ids}})
+    write_arrays(path, others, {**meta, "ids": shared.stem})
 
 
 def _holds(shared: Path, digest_of_ids: str) -> bool:
@@ -163,9 +166,9 @@ def read_named(path: Path, suite_folder: Path) -> tuple[Arrays, dict[str, Any]]:
     arrays, meta = read_arrays(path)
     if "ids" in arrays or "ids" not in meta:
         return arrays, meta
-    shared = suite_folder / "ids" / meta["ids"]["file"]
+    shared = suite_folder / "ids" / f"{meta['ids']}.npz"
     ids, _ = read_arrays(shared)
-    if arrays_digest(ids) != meta["ids"]["digest"]:
+    if arrays_digest(ids)[:SHORT] != meta["ids"].rpartition("--")[2]:
         raise DamagedFileError(_damaged(shared, f"has other ids than {path.name} was written with"))
     return {**ids, **arrays}, meta
 
