@@ -216,7 +216,7 @@ def test_pieces_of_a_stopped_run_are_not_used_with_force_other_weights_or_when_d
     assert pieces[3:] == [0, 15]
     other = tmp_path / "other"
     shutil.copytree(shared_store, other)
-    (path,) = (other / "weights/tiny/plain").glob("conv3-fast-0--*.safetensors")
+    (path,) = (other / "tiny/weights/plain").glob("conv3-fast-0--*.safetensors")
     identity = json.loads(path.with_suffix(".json").read_text())["identity"]
     tensors = {name: tensor * 1.25 for name, tensor in load_file(path).items()}
     TensorStore(other).save(path, tensors, identity, {})
