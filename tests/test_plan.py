@@ -194,7 +194,7 @@ def test_retrain_and_force_compute_again(
     shutil.copytree(shared_store, store)
     whole = contents(copied)
     (cell,) = (copied / "tiny/odin/0/linf").glob("rings--*.json")
-    (weights,) = (store / "weights/tiny/plain").glob("conv3-fast-0--*.safetensors")
+    (weights,) = (store / "tiny/weights/plain").glob("conv3-fast-0--*.safetensors")
 
     def written(*options: str) -> tuple[bool, bool]:
         before = cell.stat().st_mtime_ns, weights.stat().st_mtime_ns
@@ -227,7 +227,7 @@ def test_records_of_other_weights_are_not_mixed_with_new_ones(
 
     store = tmp_path / "store"
     shutil.copytree(shared_store, store)
-    (weights,) = (store / "weights/tiny/plain").glob("conv3-fast-0--*.safetensors")
+    (weights,) = (store / "tiny/weights/plain").glob("conv3-fast-0--*.safetensors")
     identity = read_card(weights)["identity"]
     tensors = load_file(weights)
     tensors["network.head.weight"] = tensors["network.head.weight"] * 1.5
