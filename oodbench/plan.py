@@ -281,11 +281,10 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     bench.network(network)
     detectors = [
         PluginSpec("detectors", name)
-        for name in _selected("detectors", request.detectors, lambda name: True)
+        for name in _selected("detectors", request.detectors, lambda: entries("detectors"))
     ]
     attacks = [
-        PluginSpec("attacks", name)
-        for name in _selected("attacks", request.attacks, lambda name: load("attacks", name).in_all)
+        PluginSpec("attacks", name) for name in _selected("attacks", request.attacks, _all_attacks)
     ]
     changed = with_settings([*detectors, *attacks], request.settings)
     detectors, attacks = changed[: len(detectors)], changed[len(detectors) :]
@@ -327,13 +326,26 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     return plan
 
 
-def _selected(kind: str, names: Iterable[str], in_all: Callable[[str], bool]) -> list[str]:
+def _all_attacks() -> list[str]:
+    """Return the perturbations that ``all`` means, those with the lesser means first."""
+    plugins = {name: load("attacks", name) for name in entries("attacks")}
+    return sorted(
+        (name for name, plugin in plugins.items() if plugin.in_all),
+        key=lambda name: (
+            len(plugins[name].stages),
+            not plugins[name].shared,
+            plugins[name]().queries,
+            name,
+        ),
+    )
+
+
+def _selected(
+    kind: str, names: Iterable[str], everything: Callable[[], Iterable[str]]
+) -> list[str]:
     chosen: dict[str, None] = {}
     for name in names:
-        if name == "all":
-            chosen |= dict.fromkeys(known for known in entries(kind) if in_all(known))
-        else:
-            chosen[name] = None
+        chosen |= dict.fromkeys(everything() if name == "all" else (name,))
     taken: dict[str, str] = {}
     for reference in chosen:
         name = find(kind, reference).name
