@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.families import MaxProbability
+from oodbench.fields import at_least, attack_in_training
 from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.scores import uniform_cross_entropy
@@ -69,6 +70,10 @@ class ACET(MaxProbability):
     eps: int = 8
     steps: int = 5
     step: int = 2
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "weight")
+        attack_in_training(self)
 
     @property
     def recipe(self) -> Recipe:

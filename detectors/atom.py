@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from oodbench.families import RejectClass
+from oodbench.fields import at_least, attack_in_training
 from oodbench.mining import MinedOutliers, check_quantile
 from oodbench.recipe import Batch, Recipe
 from oodbench.scores import reject_class
@@ -62,6 +63,8 @@ class ATOM(RejectClass):
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
+        at_least(self, 0, "weight")
+        attack_in_training(self)
 
     @property
     def recipe(self) -> Recipe:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from oodbench.detector import Objective
 from oodbench.families import MaxProbability
+from oodbench.fields import at_least, positive
 from oodbench.mixtures import ImageMetric, SphericalMixture
 from oodbench.model import Model
 from oodbench.recipe import Batch, Recipe, Stage
@@ -87,6 +88,11 @@ class DensityAware(Recipe):
         densities = _densities(training.modules)
         images = _flattened(training, training.images, "ccu/images")
         outliers = _flattened(training, training.outliers, "ccu/outliers")
+        if self.components > min(len(images), len(outliers)):
+            raise ValueError(
+                f"ccu.components is {self.components}, but there are {len(images)} images and "
+                f"{len(outliers)} outliers to fit them to; set fewer"
+            )
         densities.metric.fit(images, training.seed)
         densities.inside.fit(images, densities.metric, training.seed)
         densities.outside.fit(outliers, densities.metric, training.seed)
@@ -214,12 +220,9 @@ class CCU(MaxProbability):
     use_densities: bool = True
 
     def __post_init__(self) -> None:
-        if self.prior_ratio <= 0:
-            raise ValueError("prior_ratio must be positive")
-        for name in ("components", "directions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1")
+        positive(self, "prior_ratio")
+        at_least(self, 0, "learning_rate")
+        at_least(self, 1, "components", "directions")
 
     @property
     def recipe(self) -> Recipe:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from oodbench.detector import Detector
+from oodbench.fields import positive
 from oodbench.model import Model
 from oodbench.scores import energy
 
@@ -13,7 +14,7 @@ from oodbench.scores import energy
 class Energy(Detector):
     """Energy score of a plainly trained network (Liu et al., NeurIPS 2020).
 
-    It has no published attack, so ``--preset paper`` leaves it out.
+    It was not attacked when published, so no search of ``--preset paper`` can attack it.
 
     Attributes:
         temperature: T, eq. 4; no unit; 1.
@@ -22,8 +23,7 @@ class Energy(Detector):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError("temperature must be positive")
+        positive(self, "temperature")
 
     def score(self, model: Model, images: Tensor) -> Tensor:
         """Return −T·lse(z/T)."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.detector import Detector
+from oodbench.fields import at_least, positive
 from oodbench.model import Model
 from oodbench.recipe import Batch, Plain, Recipe, Stage
 from oodbench.schedule import Schedule
@@ -59,8 +60,8 @@ class EnergyFinetuned(Detector):
     """Energy score of a network fine-tuned on energy margins (Liu et al., NeurIPS 2020, §3.3).
 
     Ten epochs from the plain network, 128 images and 256 random outliers a step, momentum 0.9,
-    cosine learning rate from 0.001. It has no published attack, so ``--preset paper`` leaves it
-    out.
+    cosine learning rate from 0.001. It was not attacked when published, so no search of ``--preset
+    paper`` can attack it.
 
     Attributes:
         margin_in: m_in, eq. 8; energy; published per in-distribution set: CIFAR-10 −23,
@@ -80,8 +81,9 @@ class EnergyFinetuned(Detector):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError("temperature must be positive")
+        positive(self, "temperature", "learning_rate")
+        at_least(self, 0, "weight")
+        at_least(self, 1, "epochs")
 
     @property
     def recipe(self) -> Recipe:

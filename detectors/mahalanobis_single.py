@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oodbench.class_gaussians import class_distance, fit_class_gaussians
 from oodbench.detector import Detector, FitData, detached_sign_step
+from oodbench.fields import at_least
 from oodbench.model import Model
 
 
@@ -16,7 +17,8 @@ class MahalanobisSingle(Detector):
 
     The form that later comparisons use, the last layer without an ensemble (Liu et al., 2020,
     code). The score is ½ min_c (f − μ_c)ᵀ Λ (f − μ_c) after a step of the image towards the
-    nearest class. It was not attacked when published, so ``--preset paper`` leaves it out.
+    nearest class. It was not attacked when published, so no search of ``--preset paper`` can attack
+    it.
 
     Attributes:
         noise: η of the step, in units of the pixel range; 0 for none.
@@ -27,8 +29,7 @@ class MahalanobisSingle(Detector):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.noise < 0:
-            raise ValueError("noise must not be negative")
+        at_least(self, 0, "noise")
 
     def fit(self, model: Model, data: FitData) -> dict[str, Tensor]:
         """Fit class means and the covariance of the last layer; float64."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from oodbench.families import RejectClass
+from oodbench.fields import at_least
 from oodbench.mining import MinedOutliers, check_quantile
 from oodbench.recipe import Recipe
 
@@ -24,6 +25,7 @@ class NTOM(RejectClass):
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
+        at_least(self, 0, "weight")
 
     @property
     def recipe(self) -> Recipe:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.detector import Detector, Objective, detached_sign_step
+from oodbench.fields import at_least, positive
 from oodbench.model import Model
 from oodbench.scores import negative_max_softmax, tempered_max_probability, uniform_cross_entropy
 
@@ -28,10 +29,8 @@ class ODIN(Detector):
     noise: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError("temperature must be positive")
-        if self.noise is not None and self.noise < 0:
-            raise ValueError("noise must not be negative")
+        positive(self, "temperature")
+        at_least(self, 0, "noise")
 
     def score(self, model: Model, images: Tensor) -> Tensor:
         """Return the tempered log-odds against the likeliest class at x̃."""

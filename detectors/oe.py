@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.families import MaxProbability
+from oodbench.fields import at_least
 from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.scores import uniform_cross_entropy
@@ -48,6 +49,9 @@ class OE(MaxProbability):
     """
 
     beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "beta")
 
     @property
     def recipe(self) -> Recipe:

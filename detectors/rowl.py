@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.families import RejectClass
+from oodbench.fields import at_least, attack_in_training
 from oodbench.model import Model
 from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Recipe, Stage
@@ -117,6 +118,8 @@ class ROWL(RejectClass):
     def __post_init__(self) -> None:
         if self.background is not None and not 0 < self.background <= 1:
             raise ValueError("background must be in (0, 1]: a share of the training images")
+        at_least(self, 0, "weight")
+        attack_in_training(self)
 
     @property
     def recipe(self) -> Recipe:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.detector import Detector, Objective
+from oodbench.fields import at_least
 from oodbench.model import Model
 from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
@@ -77,10 +78,8 @@ class SOFL(Detector):
     outliers_per_image: int = 5
 
     def __post_init__(self) -> None:
-        if self.rejects is not None and self.rejects < 1:
-            raise ValueError("rejects must be at least 1")
-        if self.outliers_per_image < 1:
-            raise ValueError("outliers_per_image must be at least 1")
+        at_least(self, 1, "rejects", "outliers_per_image")
+        at_least(self, 0, "weight")
 
     @property
     def recipe(self) -> Recipe:

@@ -47,7 +47,7 @@ class ImageMetric(nn.Module):
         if directions >= min(images.shape):
             raise ValueError(
                 f"{directions} directions need more than {directions} images of more pixels, not "
-                f"{images.shape[0]} of {images.shape[1]}"
+                f"{images.shape[0]} of {images.shape[1]}; set ccu.directions lower"
             )
         pca = PCA(directions, svd_solver="randomized", random_state=seed).fit(images)
         deviations = np.sqrt(pca.explained_variance_)

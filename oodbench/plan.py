@@ -201,6 +201,16 @@ class Plan:
             ordered |= dict.fromkeys(chain)
         return list(ordered)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a table of the cells has to say: of the perturbations, then of the suites."""
+        said: dict[str, None] = {}
+        for cell in self.cells:
+            said |= dict.fromkeys(cell.notes)
+        for cell in self.cells:
+            said[self.bench.suite(cell.subject.taught.suite).note] = None
+        return [note for note in said if note]
+
     def place(self, subject: Subjected) -> Place:
         """Return where a detector's files lie."""
         taught = subject.taught

@@ -79,16 +79,18 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
 def print_tables(
     console: "Console",
     records: Sequence[dict[str, Any]],
-    note: str,
+    notes: Sequence[str] = (),
     mean_intervals: Mapping[GroupKey, Mapping[str, Sequence[float]]] | None = None,
+    changed: Sequence[str] = (),
 ) -> None:
     """Print a row for each OOD set where there is one block of them, else a row of means.
 
     Args:
         console: Where to.
         records: What to show.
-        note: What stands under the table.
+        notes: What stands under the table.
         mean_intervals: Intervals of the means over OOD sets by `group_key`.
+        changed: What was asked for that is not usual, such as ``odin.temperature=10``.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -99,7 +101,7 @@ def print_tables(
     columns = _by_set(records, bounds) if by_set else _by_group(groups, bounds)
     table = Table(
         box=SIMPLE_HEAD,
-        title=_title(records),
+        title=", ".join([_title(records), *changed]),
         title_justify="left",
         pad_edge=False,
         show_edge=False,
@@ -116,7 +118,8 @@ def print_tables(
         table.add_row(*row, style="bold" if is_mean else None)
     console.print(table)
     console.print()
-    for line in _footnotes(records, note, by_set):
+    gone = [column.header for column in columns if column not in kept]
+    for line in _footnotes(records, notes, gone, by_set):
         console.print(line, style="dim", highlight=False, markup=False)
 
 
@@ -204,7 +207,24 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
     return ", ".join(parts)
 
 
-def _footnotes(records: Sequence[dict[str, Any]], note: str, by_set: bool) -> list[str]:
+def told_of_attack(preset: str, budget: int, queries: int, precision: str = "float32") -> str:
+    """Return what a perturbation did and who chose the worst case; empty if it did nothing."""
+    means = [f"{queries} candidates an image"] if queries else []
+    if budget:
+        means.append(f"{budget} gradient steps an image")
+        if precision != "float32":
+            means.append(f"searched in {precision}")
+    if not means:
+        return ""
+    judges = ["the true score"]
+    if preset == "paper":
+        judges = ["the published score"] * (queries > 0) + ["the published loss"] * (budget > 0)
+    return f"{', '.join(means)}, the worst case chosen by {', then by '.join(judges)}."
+
+
+def _footnotes(
+    records: Sequence[dict[str, Any]], notes: Sequence[str], gone: Sequence[str], by_set: bool
+) -> list[str]:
     lines = [CONVENTION]
     if by_set:
         first = records[0]
@@ -213,18 +233,22 @@ def _footnotes(records: Sequence[dict[str, Any]], note: str, by_set: bool) -> li
             f"In-distribution accuracy {100 * first['accuracy']:.1f} %"
             f" [{100 * low:.1f}, {100 * high:.1f}] on {first['n_id']} images."
         )
-    searches = {
-        (record["perturbation"], record["preset"], round(record["attack"]["steps"]))
-        for record in records
-        if record["attack"] and record["attack"]["steps"]
-    }
-    judge = {"standard": "the true score", "paper": "the published loss"}
-    lines += [
-        f"{name}: {steps} gradient steps an image, the worst case chosen by {judge[preset]}."
-        for name, preset, steps in sorted(searches)
-    ]
+    attacks: dict[str, None] = {}
+    for record in records:
+        attack = record["attack"] or {}
+        told = told_of_attack(
+            record["preset"],
+            attack.get("budget", 0),
+            attack.get("queries", 0),
+            record["precision"],
+        )
+        if told:
+            attacks[f"{record['perturbation']}: {told}"] = None
+    lines += attacks
     # A few images make figures look better known than they are, wherever they are pasted.
     fewest = min(min(record["n_id"], record["n_ood"]) for record in records)
     if fewest < 100:
         lines.append(f"Only {fewest} images in the smallest set: the figures are rough.")
-    return [*lines, note] if note else lines
+    if gone:
+        lines.append(f"A wider terminal also shows {', '.join(gone)}; --json has all.")
+    return [*lines, *notes]

@@ -35,6 +35,12 @@ BAD = {
     "parameter of one not asked for": ("--detector msp --set odin.noise=0", "odin has no field"),
     "parameter that is no number": ("--set odin.temperature=abc", "'abc' is not float"),
     "parameter that is refused": ("--set odin.temperature=-1", "temperature must be positive"),
+    "attack of no steps": ("--detector rowl --set steps=-1", "steps must be at least 1, not -1"),
+    "ball past the pixel range": ("--detector acet --set eps=300", "eps is in grey levels"),
+    "negative weight": ("--detector oe --set beta=-1", "beta must be at least 0"),
+    "no epochs": ("--detector energy_finetuned --set epochs=0", "epochs must be at least 1"),
+    "no components": ("--detector ccu --set components=0", "components must be at least 1"),
+    "no such severity": ("--attack corruption --set severity=9", "severity must be 1 to 5"),
     "infinite parameter": ("--set odin.temperature=1e999", "not a finite number"),
     "parameter without a value": ("--set odin.temperature", "write NAME=VALUE"),
     "seed that is no number": ("--seed x", "--seed x: not a whole number"),
@@ -239,12 +245,33 @@ def test_the_widest_names_are_whole_at_80_columns_and_intervals_go_before_metric
         for seed in (0, 10)
     ]
     console = Console(width=80, file=io.StringIO())
-    print_tables(console, records, "note")
+    print_tables(console, records, ["note"])
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     for word in ("mahalanobis_single", "compositional", "seed", "FPR@95", "AUROC", "AUPR"):
         assert word in text
+    assert "A wider terminal also shows 95 %, 95 %, acc.; --json has all." in text
+
+
+def test_a_table_says_what_was_changed_and_how_the_worst_case_was_chosen(
+    run: Any, copied: Path
+) -> None:
+    chosen = ("--detector", "msp", "--attack", "all", "--limit", 12)
+    standard = " ".join(run(*chosen).out.split())
+    assert "preset standard, seed 0, limit 12 " in standard
+    assert "corruption: 95 candidates an image, the worst case chosen by the true score" in standard
+    assert "frost, motion blur, snow and spatter are approximations of CIFAR-C's" in standard
+    assert standard.count("tiny: drawn textures") == 1
+    paper = " ".join(run(*chosen, "--preset", "paper").out.split())
+    assert "95 candidates an image, the worst case chosen by the published score." in paper
+    assert "linf: 40 gradient steps an image, the worst case chosen by the published loss" in paper
+    assert (
+        "compositional: 95 candidates an image, 40 gradient steps an image, the worst case"
+        " chosen by the published score, then by the published loss." in paper
+    )
+    hot = run("--detector", "odin", "--set", "odin.temperature=10").out
+    assert "none, preset standard, seed 0, odin.temperature=10" in " ".join(hot.split())
 
 
 def test_one_detector_under_one_attack_has_a_row_for_each_set_and_their_mean(

@@ -378,7 +378,7 @@ def test_the_budget_and_the_judge_stand_under_the_table(add: Add, board: Any) ->
     add(perturbation="corruption", attack=CORRUPTING)
     add(**LINF | {"preset": "paper", "precision": "bfloat16"})
     (_, _, standard), (_, _, paper) = parsed(lb.markdown(board()))
-    search = "linf 8/255: at most 100 gradient steps an image"
+    search = "linf 8/255: 100 gradient steps an image"
     assert f"{search}, the worst case chosen by the true score." in standard
     assert "corruption: 95 candidates an image, the worst case" in standard
     assert f"{search}, searched in bfloat16, the worst case chosen by the published" in paper

@@ -100,8 +100,8 @@ def command(
 
         from oodbench.tables import print_tables
 
-        note = plan.bench.suite(suite).note
-        print_tables(Console(), outcome.records, note, mean_intervals(plan))
+        changed = [*settings, *([] if limit is None else [f"limit {limit}"])]
+        print_tables(Console(), outcome.records, plan.notes, mean_intervals(plan), changed)
     if not outcome.failures:
         return 0
     if obj.get("debug"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from oodbench.errors import RequestError
 from oodbench.registry import load
-from oodbench.tables import CONVENTION
+from oodbench.tables import CONVENTION, told_of_attack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +15,6 @@ Cell = Mapping[str, Any]
 """A row of the frame."""
 
 _MARKS = "†‡§¶"
-_JUDGES = {"standard": "the true score", "paper": "the published loss"}
 _NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])")
 
 
@@ -113,26 +112,14 @@ def _footnotes(
     seeds = cells[0]["of_seeds"]
     yield f"Training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
     for name, cell in columns.items():
-        means = _means_of_attacker(cell)
-        if means:
-            judge = _JUDGES.get(cell["preset"], cell["preset"])
-            yield f"{name}: {', '.join(means)}, the worst case chosen by {judge}."
+        told = told_of_attack(cell["preset"], cell["budget"], cell["queries"], cell["precision"])
+        if told:
+            yield f"{name}: {told}"
     notes = list(_notes(cells))
     yield from notes
     note = _suite_note(cells[0]["suite"])
     if note and note not in notes:
         yield note
-
-
-def _means_of_attacker(cell: Cell) -> list[str]:
-    means = []
-    if cell["budget"]:
-        means.append(f"at most {cell['budget']} gradient steps an image")
-    if cell["queries"]:
-        means.append(f"{cell['queries']} candidates an image")
-    if cell["budget"] and cell["precision"] != "float32":
-        means.append(f"searched in {cell['precision']}")
-    return means
 
 
 def _suite_note(suite: str) -> str:

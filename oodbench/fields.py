@@ -1,0 +1,40 @@
+"""Checks of hyper-parameters, for ``__post_init__`` of plugins; None, a suite's to say, passes."""
+
+from typing import Any
+
+from oodbench.threat import LEVELS
+
+
+def at_least(plugin: Any, low: float, *names: str) -> None:
+    """Refuse fields below a bound.
+
+    Raises:
+        ValueError: If one is; it names the field.
+    """
+    for name in names:
+        value = getattr(plugin, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def positive(plugin: Any, *names: str) -> None:
+    """Refuse fields that are not above zero.
+
+    Raises:
+        ValueError: If one is not; it names the field.
+    """
+    for name in names:
+        value = getattr(plugin, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, not {value}")
+
+
+def attack_in_training(plugin: Any) -> None:
+    """Refuse an ``eps``, ``steps`` or ``step`` that no attack of whole grey levels can have.
+
+    Raises:
+        ValueError: If one is out of range; it names the field.
+    """
+    at_least(plugin, 1, "eps", "steps", "step")
+    if plugin.eps > LEVELS:
+        raise ValueError(f"eps is in grey levels, at most {LEVELS}, not {plugin.eps}")
