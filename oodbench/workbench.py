@@ -98,6 +98,7 @@ class Workbench:
             _keep_freed_memory()
         self._suites: dict[str, Suite] = {}
         self._images: dict[tuple[str, str, str], Images] = {}
+        self._users: dict[Taught, dict[str, None]] = {}
         self._weights: dict[Taught, Stored] = {}
         self._retrained: set[Taught] = set()
         self._backbones: dict[tuple[Taught, str], Backbone] = {}
@@ -156,7 +157,14 @@ class Workbench:
             recipe = detector.instance.recipe
         except ValueError as error:
             raise RequestError(f"detector {detector.name}: {error}") from error
-        return Taught(suite, recipe, schedule, network, seed)
+        found = Taught(suite, recipe, schedule, network, seed)
+        self._users.setdefault(found, {})[detector.name] = None
+        return found
+
+    def title(self, taught: Taught) -> str:
+        """Return what people call a training: its detectors, as far as any was asked for."""
+        users = self._users.get(taught)
+        return f"{', '.join(users)}, seed {taught.seed}" if users else taught.title
 
     # Weights
 
@@ -213,7 +221,7 @@ class Workbench:
             found = store.load(self._weights_path(store, taught), identity)
             if found is not None:
                 if store is shipped:
-                    self.progress.note(f"using shipped weights for {taught.title}")
+                    self.progress.note(f"using shipped weights for {self.title(taught)}")
                 self._weights[taught] = found
                 return found
         return None
@@ -249,10 +257,10 @@ class Workbench:
                 self.device,
                 checkpoint,
                 self.progress,
-                title=f"training {taught.title}",
+                title=f"training {self.title(taught)}",
             )
         except ValueError as error:
-            raise CellError(f"training {taught.title} failed: {error}") from error
+            raise CellError(f"training {self.title(taught)} failed: {error}") from error
         facts = trained.facts | {"versions": versions(), "device": str(self.device)}
         stored = self._store.save(path, trained.tensors(), self.weights_identity(taught), facts)
         checkpoint.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ def test_shipped_weights_give_the_reference_scores_again(
     asked = ("--detector", detector, "--ood", "digits", "--seed", 1)
     result = call("run", *asked, *places)
     assert result.code == 0
-    assert "using shipped weights" in result.err
+    assert f"using shipped weights for {detector}, seed 1" in result.err
     assert not list((tmp_path / "store").rglob("*.safetensors"))
     (path,) = find_records(tmp_path / "results")
     again = read_scores(path)
