@@ -236,7 +236,7 @@ def test_a_frozen_objective_is_the_network_in_eval_mode_with_its_gradient() -> N
 
 
 def test_the_attack_differs_from_step_to_step_and_repeats_itself() -> None:
-    recipe = ATOM(quantile=0.125, steps=0).recipe  # the start or the clean image alone
+    recipe = MinedAdversarialOutliers(steps=0)  # the start or the clean image alone
     training, before, _ = prepared()
 
     def attacked(step: int) -> Tensor:
