@@ -18,9 +18,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from oodbench.api import Places
-from oodbench.execute import Work, run_work
 from oodbench.plan import Request, make_plan
 from oodbench.records import find_records, read_record
+from oodbench.work import Work, run_work
 
 
 def phases(results: Path, store: Path, suite: str, seed: int) -> dict[str, Counter[str]]:

@@ -1,14 +1,13 @@
 """Carries out a plan: trains, scores, attacks, stores, and goes on where it was stopped."""
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,9 @@ from oodbench.images import Images
 from oodbench.judging import (
     FORWARD_COST,
     THEN,
-    Ledger,
     Shown,
-    Subject,
-    Verdict,
-    final_scores,
-    first_stage,
     health,
     judged,
-    next_stage,
 )
 from oodbench.plan import Cell, Plan, Subjected, described_cell
 from oodbench.records import (
@@ -44,185 +37,11 @@ from oodbench.records import (
     write_named,
     write_record,
 )
-from oodbench.workbench import Settings, Workbench, versions
-
-T = TypeVar("T")
+from oodbench.work import Piece, Work, joined, run_work, with_memory
+from oodbench.workbench import versions
 
 _RANGE = 500
 """Images of a piece of work; what is lost when a run is killed is at most one piece."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A piece of work: some images of cells whose first perturbation is the same.
-
-    It is plain data; with the same weights and images its result is the same wherever it is
-    done, and results are put together by image.
-
-    Attributes:
-        cells: The cells, on the same set; they differ in the detector and in later stages.
-        start: First image.
-        stop: Image after the last.
-    """
-
-    cells: tuple[Cell, ...]
-    start: int
-    stop: int
-
-
-@dataclass
-class Piece:
-    """The result of a piece of work for one cell.
-
-    Attributes:
-        arrays: ``ids``, ``scores``, ``tags`` and, under ``paper``, ``published`` scores.
-        ledger: What the search did, as plain data.
-        seconds: Time it took.
-    """
-
-    arrays: Arrays
-    ledger: dict[str, Any]
-    seconds: float
-
-
-def run_work(
-    work: Work, bench: Workbench, tick: Callable[[float], None] | None = None
-) -> list[Piece | Exception]:
-    """Do a piece of work; a detector that fails does not take the others along.
-
-    Args:
-        work: What to do.
-        bench: Where it is done.
-        tick: Called with the work done, in gradients of one image.
-
-    Returns:
-        A piece or the error for each cell, in order.
-    """
-    groups = [work.cells] if work.cells[0].shared else [(cell,) for cell in work.cells]
-    results: list[Piece | Exception] = []
-    for group in groups:
-        try:
-            results += _with_memory(bench, partial(_attempt, group, work, bench, tick))
-        except Exception as error:
-            results += [error] * len(group)
-    return results
-
-
-def _with_memory(bench: Workbench, work: Callable[[int], T]) -> T:
-    """Do something with the batch size asked for, halved as often as memory runs out."""
-    batch_size = bench.settings.batch_size
-    while True:
-        try:
-            return work(batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-        # Outside the handler nothing holds on to the tensors of the attempt that failed.
-        batch_size = max(batch_size // 2, 1)
-        torch.cuda.empty_cache()
-        bench.progress.note(f"memory ran out; going on with --batch-size {batch_size}")
-
-
-def _attempt(
-    cells: tuple[Cell, ...],
-    work: Work,
-    bench: Workbench,
-    tick: Callable[[float], None] | None,
-    batch_size: int,
-) -> list[Piece | Exception]:
-    pending = [_Pending(cell, Ledger(tick=tick)) for cell in cells]
-    subject = cells[0].subject
-    images = bench.limited(subject.taught.suite, cells[0].image_set, subject.limit)
-    all_ids = images.ids
-    for begin in range(work.start, work.stop, batch_size):
-        indices = np.arange(begin, min(begin + batch_size, work.stop))
-        ids = [all_ids[i] for i in indices.tolist()]
-        _one_batch(pending, bench, bench.pixels(images, indices), ids)
-        if tick is not None:
-            tick(len(indices) * len(cells))
-    return [one.piece() for one in pending]
-
-
-@dataclass
-class _Pending:
-    """What is known of a cell while its batches are being worked on."""
-
-    cell: Cell
-    ledger: Ledger
-    parts: list[Arrays] = field(default_factory=list)
-    seconds: float = 0.0
-    error: Exception | None = None
-
-    def piece(self) -> Piece | Exception:
-        if self.error is not None:
-            return self.error
-        told = {
-            "gradient_images": self.ledger.gradient_images,
-            "first": {name: dict(counts) for name, counts in self.ledger.first.items()},
-        }
-        return Piece(_joined(self.parts), told, self.seconds)
-
-
-def _one_batch(
-    pending: Sequence[_Pending], bench: Workbench, pixels: torch.Tensor, ids: Sequence[str]
-) -> None:
-    """Do all stages of all cells for some images; the first stage once for each detector."""
-    started = time.monotonic()
-    going = [one for one in pending if one.error is None]
-    if not going:
-        return
-    subjects = {one.cell.subject: _subject(bench, one.cell) for one in going}
-    first = going[0]
-    # Where several detectors share the first stage it takes no gradients, so any ledger will do.
-    found = first_stage(
-        list(subjects.values()),
-        first.cell.stages[0].instance,
-        pixels,
-        ids,
-        0,
-        first.ledger,
-    )
-    verdicts = dict(zip(subjects, found, strict=True))
-    shared_seconds = (time.monotonic() - started) / len(going)
-    for one in going:
-        started = time.monotonic()
-        verdict = verdicts[one.cell.subject]
-        if isinstance(verdict, Exception):
-            one.error = verdict
-            continue
-        # Cells of one detector may search in different precisions.
-        subject = _subject(bench, one.cell)
-        try:
-            for stage in one.cell.stages[1:]:
-                verdict = next_stage(subject, stage.instance, verdict, ids, 0, one.ledger)
-            one.parts.append(_final(subject, one.cell, verdict, ids))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            one.error = error
-        one.seconds += shared_seconds + time.monotonic() - started
-
-
-def _subject(bench: Workbench, cell: Cell) -> Subject:
-    return bench.subject(cell.subject.detector, cell.subject.taught, cell.precision)
-
-
-def _final(subject: Subject, cell: Cell, verdict: Verdict, ids: Sequence[str]) -> Arrays:
-    last = cell.stages[-1].instance
-    part: Arrays = {
-        "ids": ids_array(ids),
-        "scores": final_scores(subject, last, verdict).cpu().numpy(),
-        "tags": ids_array(verdict.tags),
-    }
-    published = subject.detector.published_score()
-    if last.preset == "paper" and published is not None:
-        shown = Shown.of(verdict.images)
-        part["published"] = judged(published, subject.model, shown).cpu().numpy()
-    return part
-
-
-def _joined(parts: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass
@@ -331,7 +150,7 @@ class _Run:
         with locked(path.parent):
             known = self.plan.id_scores(subject, weights)
             if known is None:
-                known = _with_memory(self.bench, partial(self._score_id, subject))
+                known = with_memory(self.bench, partial(self._score_id, subject))
                 identity = digest(self.plan.identities.subject(subject))
                 meta = {"identity": identity, "weights": weights}
                 suite = self.bench.suite(subject.taught.suite)
@@ -361,7 +180,7 @@ class _Run:
             if published is not None:
                 part["published"] = judged(published, ready.model, shown).cpu().numpy()
             parts.append(part)
-        return _joined(parts)
+        return joined(parts)
 
     # Cells
 
@@ -444,7 +263,7 @@ class _Run:
     # Records
 
     def _record(self, cell: Cell, pieces: list[Piece]) -> tuple[dict[str, Any], Arrays]:
-        arrays = _joined([piece.arrays for piece in pieces])
+        arrays = joined([piece.arrays for piece in pieces])
         known = self._id_scores[cell.subject]
         id_scores, ood_scores = known["scores"], arrays["scores"]
         values = metrics.compute(id_scores, ood_scores)
@@ -548,16 +367,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"{device.type}: {torch.get_num_threads()} threads"
-
-
-def run_in_process(work: Work, settings: Settings) -> list[Piece]:
-    """Do a piece of work with nothing but plain data, as another process or machine would.
-
-    Raises:
-        Exception: Whatever a cell failed with.
-    """
-    results = run_work(work, Workbench(settings))
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-    return [result for result in results if isinstance(result, Piece)]

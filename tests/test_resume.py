@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from oodbench import execute
+from oodbench import execute, work
 from oodbench.__main__ import main
 from oodbench.api import Places
 from oodbench.plan import Request, make_plan
@@ -158,13 +158,13 @@ def test_a_cell_that_was_stopped_half_way_does_only_the_rest(
 
     monkeypatch.setattr(execute, "_RANGE", 8)
     pieces: list[tuple[int, int]] = []
-    work = execute.run_work
+    done = execute.run_work
 
-    def interrupted(piece: execute.Work, *rest: Any) -> Any:
+    def interrupted(piece: work.Work, *rest: Any) -> Any:
         if len(pieces) == 2:
             raise KeyboardInterrupt
         pieces.append((piece.start, piece.stop))
-        return work(piece, *rest)
+        return done(piece, *rest)
 
     monkeypatch.setattr(execute, "run_work", interrupted)
     stopped = run(*cell)
@@ -174,9 +174,9 @@ def test_a_cell_that_was_stopped_half_way_does_only_the_rest(
     assert "the same command goes on" in stopped.err
     assert "Traceback" not in stopped.err
 
-    def counted(piece: execute.Work, *rest: Any) -> Any:
+    def counted(piece: work.Work, *rest: Any) -> Any:
         pieces.append((piece.start, piece.stop))
-        return work(piece, *rest)
+        return done(piece, *rest)
 
     monkeypatch.setattr(execute, "run_work", counted)
     assert run(*cell).code == 0
@@ -199,14 +199,14 @@ def test_pieces_of_a_stopped_run_are_not_used_with_force_other_weights_or_when_d
 ) -> None:
     cell = ("--detector", "msp", "--attack", "linf", "--ood", "rings")
     monkeypatch.setattr(execute, "_RANGE", 15)
-    work = execute.run_work
+    done = execute.run_work
     pieces: list[int] = []
 
-    def interrupted(piece: execute.Work, *rest: Any) -> Any:
+    def interrupted(piece: work.Work, *rest: Any) -> Any:
         pieces.append(piece.start)
         if piece.start:
             raise KeyboardInterrupt
-        return work(piece, *rest)
+        return done(piece, *rest)
 
     monkeypatch.setattr(execute, "run_work", interrupted)
     assert run(*cell).code == 130
@@ -294,12 +294,12 @@ def test_work_is_plain_data_that_another_process_does_with_the_same_result(
     )
     plan = make_plan(request, bench, tmp_path)
     for cell in plan.cells:
-        (here,) = execute.run_work(execute.Work((cell,), 0, 30), bench)
-        assert isinstance(here, execute.Piece)
-        halves = [execute.Work((cell,), 0, 11), execute.Work((cell,), 11, 30)]
+        (here,) = work.run_work(work.Work((cell,), 0, 30), bench)
+        assert isinstance(here, work.Piece)
+        halves = [work.Work((cell,), 0, 11), work.Work((cell,), 11, 30)]
         with processes.Pool(1) as pool:
-            (there,) = pool.apply(execute.run_in_process, (execute.Work((cell,), 0, 30), settings))
-            parts = [pool.apply(execute.run_in_process, (half, settings))[0] for half in halves]
+            (there,) = pool.apply(work.run_in_process, (work.Work((cell,), 0, 30), settings))
+            parts = [pool.apply(work.run_in_process, (half, settings))[0] for half in halves]
         assert here.arrays.keys() == there.arrays.keys()
         for name, array in here.arrays.items():
             np.testing.assert_array_equal(array, there.arrays[name])

@@ -36,6 +36,7 @@ HARNESS = [
     "threat",
     "trainer",
     "training",
+    "work",
     "workbench",
 ]
 BEHIND = {
