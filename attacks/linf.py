@@ -34,6 +34,7 @@ class LInf(Perturbation):
     """
 
     in_all: ClassVar[bool] = True
+    fallback: ClassVar[str] = "square"
 
     eps: int = 8
     budget: int | None = None

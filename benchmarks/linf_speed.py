@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from oodbench.judging import Ledger, Subject, worst_case
+from oodbench.judging import worst_case
 from oodbench.model import Backbone, Model, input_gradient
 from oodbench.network import initialised
 from oodbench.plugins import PluginSpec
 from oodbench.registry import load
+from oodbench.searched import Ledger
+from oodbench.subject import Subject
 from oodbench.workbench import choose_device
 
 CLASSES = 8

@@ -16,6 +16,22 @@ Objective = Callable[[Model, Tensor], Tensor]
 """A function that an attacker lowers: (model, images [N, 3, H, W]) → [N]."""
 
 
+@dataclass(frozen=True)
+class Anchored:
+    """An objective that keeps hold of something about each image before it was attacked.
+
+    Such as the class that was likeliest: lowered with the class fixed, it does not change its aim
+    on the way.
+
+    Attributes:
+        anchor: (model, images [N, 3, H, W]) → what to keep of each image, [N, ...].
+        value: (model, images [N, 3, H, W], what was kept [N, ...]) → [N].
+    """
+
+    anchor: Callable[[Model, Tensor], Tensor]
+    value: Callable[[Model, Tensor, Tensor], Tensor]
+
+
 class FitData:
     """In-distribution training data, as far as a detector declares that it needs them."""
 
@@ -72,7 +88,11 @@ class Detector(ABC):
 
     version: ClassVar[int] = 1
     has_gradient: ClassVar[bool] = True
-    """Whether the score has a useful gradient in the image."""
+    """Whether the score has a useful gradient in the image. Where it has none, and `smooth_score`
+    offers none, attacks search without."""
+    draws: ClassVar[int] = 1
+    """Above 1 the score is random, drawn with torch's generator; attacks and the choice between
+    their results average over so many draws (EOT; Athalye et al., ICML 2018)."""
     decision: ClassVar[float | None] = None
     """Score above which the detector itself rejects an image, where it was published with such a
     rule; the figures of the rule go beside those at 95 % TPR."""
@@ -106,7 +126,15 @@ class Detector(ABC):
         """Return the predicted class of each image, int64 [N]: argmax of the first K logits."""
         return model.logits(images)[:, : model.classes].argmax(1)
 
-    def attack_objectives(self) -> Mapping[str, Objective]:
+    def smooth_score(self) -> Objective | None:
+        """Return a differentiable stand-in whose gradient is used in place of the score's.
+
+        For a score with steps, look-ups or roundings (BPDA; Athalye et al., ICML 2018). Values
+        are still those of the score; only the backward pass goes through the stand-in.
+        """
+        return None
+
+    def attack_objectives(self) -> Mapping[str, Objective | Anchored]:
         """Return further functions that an attacker should also try to lower, by name."""
         return {}
 
@@ -117,6 +145,15 @@ class Detector(ABC):
     def published_score(self) -> Objective | None:
         """Return the score in its published, possibly saturating form; None if it is `score`."""
         return None
+
+
+def averaged(objective: Objective, draws: int) -> Objective:
+    """Return the mean of several evaluations of a random function; of one, the function itself."""
+    if draws == 1:
+        return objective
+    return lambda model, images: torch.stack([objective(model, images) for _ in range(draws)]).mean(
+        0
+    )
 
 
 def detached_sign_step(objective: Objective, model: Model, images: Tensor, size: float) -> Tensor:

@@ -18,14 +18,9 @@ from oodbench.errors import CellError, DamagedFileError, OodbenchError, RequestE
 from oodbench.files import locked
 from oodbench.identity import digest, parameters
 from oodbench.images import Images
-from oodbench.judging import (
-    FORWARD_COST,
-    THEN,
-    Shown,
-    health,
-    judged,
-)
+from oodbench.judging import THEN
 from oodbench.plan import Cell, Plan, Subjected, described_cell
+from oodbench.plugins import fallback_of
 from oodbench.records import (
     SCHEMA,
     Arrays,
@@ -37,6 +32,8 @@ from oodbench.records import (
     write_named,
     write_record,
 )
+from oodbench.searched import FORWARD_COST, Ledger, gradient_checks, health
+from oodbench.subject import Shown, judged
 from oodbench.work import Piece, Work, joined, run_work, with_memory
 from oodbench.workbench import versions
 
@@ -306,22 +303,30 @@ class _Run:
         queries = sum(stage.queries for stage in stages)
         if not budget and not queries:
             return None
-        first: dict[str, Counter[str]] = {}
-        gradients = 0
+        ledger = Ledger()
         for piece in pieces:
-            gradients += piece.ledger["gradient_images"]
-            for name, counts in piece.ledger["first"].items():
-                first.setdefault(name, Counter()).update(counts)
-        return {
+            ledger.add(piece.ledger)
+        first = ledger.first
+        attack = {
             "params": parameters(cell.perturbation.instance),
             "budget": budget,
             "queries": queries,
-            "steps": gradients / len(arrays["ids"]),
+            "steps": ledger.gradient_images / len(arrays["ids"]),
             "restarts": sum(stage.restarts(sorted(first)) for stage in stages),
             "objectives": sorted(first),
             "won": _won(cell, arrays["tags"].tolist()),
             "health": health(first),
         }
+        if ledger.checks["images"]:
+            attack["gradient"] = gradient_checks(ledger.checks)
+        fallback = fallback_of(stages[-1])
+        if ledger.fallback["images"] and fallback is not None:
+            attack["fallback"] = {
+                "name": stages[-1].fallback,
+                "images": ledger.fallback["images"],
+                "queries": fallback.queries,
+            }
+        return attack
 
     def _extras(self, cell: Cell, known: Arrays, arrays: Arrays) -> dict[str, Any]:
         extras: dict[str, Any] = {}
@@ -342,9 +347,11 @@ class _Run:
 def _plugin_versions(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the versions of a cell's plugins, or the digests of the source of others' plugins."""
     plugins = [identity[kind] for kind in ("detector", "recipe", "network", "perturbation")]
+    stages = identity["stages"]
+    fallbacks = [stage["fallback"] for stage in stages if "fallback" in stage]
     return {
         plugin["name"]: plugin.get("version", plugin.get("source"))
-        for plugin in [*plugins, *identity["stages"]]
+        for plugin in [*plugins, *stages, *fallbacks]
     }
 
 

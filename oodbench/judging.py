@@ -1,187 +1,21 @@
 """The judge: the true score of real images decides which candidate of a search counts."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from oodbench.detector import Detector, Objective
 from oodbench.errors import CellError, ConformanceError
-from oodbench.model import Model, input_gradient
 from oodbench.perturbation import Candidate, Perturbation, SearchObjective
-from oodbench.threat import farthest, to_float
-
-# Below this many rows libraries switch to other kernels, whose rounding differs.
-_MIN_ROWS = 16
-
-FORWARD_COST = 0.35
-"""What a score costs of a score with its gradient, about; for progress only."""
+from oodbench.plugins import fallback_of
+from oodbench.searched import Ledger, Searched, searched_objectives, sound_gradients
+from oodbench.subject import Shown, Subject, counted_draws, judged
+from oodbench.threat import farthest
 
 THEN = " > "
 """Stands between the tags of two stages."""
-
-
-@dataclass
-class Ledger:
-    """What a search did: how many gradients it took, and whether they were healthy.
-
-    Attributes:
-        gradient_images: Gradients computed, one for each image and step.
-        first: By objective, how many first gradients were seen (``images``), how many of them
-            were zero everywhere (``zero``) or not finite (``nonfinite``), and the number of
-            entries (``entries``) and zero entries (``zero_entries``).
-        tick: Called with the work done, in gradients of one image.
-    """
-
-    gradient_images: int = 0
-    first: dict[str, Counter[str]] = field(default_factory=dict)
-    tick: Callable[[float], None] | None = None
-
-    def scored(self, images: int) -> None:
-        """Take note of images scored without a gradient."""
-        if self.tick is not None:
-            self.tick(FORWARD_COST * images)
-
-    def record(self, name: str, gradients: Tensor, first: bool) -> None:
-        """Take note of the gradients of one batch."""
-        self.gradient_images += len(gradients)
-        if self.tick is not None:
-            self.tick(len(gradients))
-        if not first:
-            return
-        flat = gradients.flatten(1)
-        counts = self.first.setdefault(name, Counter())
-        counts["images"] += len(flat)
-        counts["zero"] += int((flat == 0).all(1).sum())
-        counts["nonfinite"] += int((~flat.isfinite()).any(1).sum())
-        counts["entries"] += flat.numel()
-        counts["zero_entries"] += int((flat == 0).sum())
-
-
-class _Searched:
-    """An objective of a detector as a search sees it."""
-
-    def __init__(self, name: str, objective: Objective, model: Model, ledger: Ledger) -> None:
-        self._name = name
-        self._objective = objective
-        self._model = model
-        self._ledger = ledger
-        self._first = True
-
-    def value(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._objective(self._model, _padded(images))[: len(images)].float()
-
-    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        rows = len(images)
-        inputs = _padded(images).detach().requires_grad_()
-        with torch.enable_grad():
-            values = self._objective(self._model, inputs)
-            if not values.requires_grad:
-                raise CellError(
-                    f"the objective {self._name} has no gradient in the image; declare "
-                    "has_gradient = False or let it depend on the image differentiably"
-                )
-            gradients = input_gradient(values, inputs)[:rows]
-        self._ledger.record(self._name, gradients, self._first)
-        self._first = False
-        return values.detach()[:rows].float(), gradients
-
-
-def _padded(images: Tensor) -> Tensor:
-    missing = _MIN_ROWS - len(images)
-    return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Real images made ready to be judged once for all detectors.
-
-    Attributes:
-        inputs: float32 [M, 3, H, W] in [0, 1], with rows added where there are few.
-        rows: How many of them count.
-    """
-
-    inputs: Tensor
-    rows: int
-
-    @classmethod
-    def of(cls, images: Tensor) -> "Shown":
-        """Make uint8 images [N, 3, H, W] ready."""
-        return cls(_padded(to_float(images)), len(images))
-
-
-def judged(objective: Objective, model: Model, shown: Shown) -> Tensor:
-    """Evaluate a score on real images and check what comes back.
-
-    Returns:
-        float32 [N].
-
-    Raises:
-        CellError: If a value has the wrong shape or is NaN.
-    """
-    with torch.no_grad():
-        values = objective(model, shown.inputs)
-    if tuple(values.shape) != (len(shown.inputs),):
-        raise CellError(
-            f"the score of {len(shown.inputs)} images has shape {tuple(values.shape)}; it must "
-            f"be ({len(shown.inputs)},)"
-        )
-    values = values[: shown.rows].float()
-    if bool(values.isnan().any()):
-        count = int(values.isnan().sum())
-        raise CellError(f"the score is NaN on {count} of {shown.rows} images")
-    return values
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A detector under attack.
-
-    Attributes:
-        detector: The detector.
-        model: Its model in float32, for judging.
-        search_model: A faster, nearly equal model for searching.
-    """
-
-    detector: Detector
-    model: Model
-    search_model: Model
-
-    def searched(self, preset: str, ledger: Ledger) -> dict[str, SearchObjective]:
-        """Return the objectives that a search may lower.
-
-        Raises:
-            CellError: If there is nothing to lower.
-        """
-        if preset == "paper":
-            published = self.detector.published_objective()
-            if published is None:
-                raise CellError("it has no published objective; use --preset standard")
-            chosen: dict[str, Objective] = {"published": published}
-        elif not self.detector.has_gradient:
-            raise CellError("it declares that its score has no gradient")
-        else:
-            chosen = {"score": self.detector.score, **self.detector.attack_objectives()}
-        return {
-            name: _Searched(name, objective, self.search_model, ledger)
-            for name, objective in chosen.items()
-        }
-
-    def selection(self, perturbation: Perturbation) -> Objective:
-        """Return what decides between candidates: the score, or under ``paper`` what was used."""
-        if perturbation.preset == "paper":
-            choice = (
-                self.detector.published_score()
-                if perturbation.shared
-                else self.detector.published_objective()
-            )
-            if choice is not None:
-                return choice
-        return self.detector.score
 
 
 @dataclass
@@ -192,19 +26,30 @@ class Verdict:
         images: uint8 [N, 3, H, W].
         values: float32 [N], what decided between the candidates; the score unless ``paper``.
         tags: What made each image; ``clean`` where nothing was worse.
+        raised: Whether the higher value is the worse, as where in-distribution images are
+            attacked.
     """
 
     images: Tensor
     values: Tensor
     tags: list[str]
+    raised: bool = False
 
-    def offer(self, candidate: Candidate, values: Tensor) -> None:
-        """Take over the images of a candidate that are strictly worse for the detector."""
-        lower = values < self.values
-        self.values = torch.where(lower, values, self.values)
-        self.images = torch.where(lower[:, None, None, None], candidate.images, self.images)
-        for index in lower.nonzero()[:, 0].tolist():
-            self.tags[index] = candidate.tag(index)
+    def offer(self, candidate: Candidate, values: Tensor, rows: Tensor | None = None) -> None:
+        """Take over the images of a candidate that are strictly worse for the detector.
+
+        Args:
+            candidate: The images.
+            values: Their values, float32 [N].
+            rows: Which of the verdict's images they are for, int64 [N]; None for all.
+        """
+        before = self.values if rows is None else self.values[rows]
+        worse = (values > before if self.raised else values < before).nonzero()[:, 0]
+        places = worse if rows is None else rows[worse]
+        self.values = self.values.index_copy(0, places, values[worse])
+        self.images = self.images.index_copy(0, places, candidate.images[worse])
+        for place, index in zip(places.tolist(), worse.tolist(), strict=True):
+            self.tags[place] = candidate.tag(index)
 
 
 def worst_case(
@@ -264,17 +109,16 @@ def first_stage(
         A verdict or what went wrong, for each subject in order.
     """
     shown = Shown.of(images)
+    if not perturbation.shared:
+        return [
+            _attempted(partial(_searched_alone, subject, perturbation, images, ids, seed, ledger))
+            for subject in subjects
+        ]
+    shown = Shown.of(images)
     found = [
         _attempted(partial(_unperturbed, subject, perturbation, images, shown))
         for subject in subjects
     ]
-    if not perturbation.shared:
-        return [
-            verdict
-            if isinstance(verdict, Exception)
-            else _attempted(partial(_search, subject, perturbation, verdict, ids, seed, ledger))
-            for subject, verdict in zip(subjects, found, strict=True)
-        ]
     for candidate in perturbation.search({}, images, ids, seed):
         _check(perturbation, candidate, images)
         shown = Shown.of(candidate.images)
@@ -300,10 +144,24 @@ def next_stage(
     Arguments are those of `worst_case`; ``before`` is left as it is.
     """
     shown = Shown.of(before.images)
-    after = _unperturbed(subject, perturbation, before.images, shown)
-    after = _search(subject, perturbation, after, ids, seed, ledger)
+    with counted_draws(subject.detector, type(perturbation).__name__, ids):
+        after = _unperturbed(subject, perturbation, before.images, shown)
+        after = _search(subject, perturbation, after, ids, seed, ledger)
     after.tags = [f"{a}{THEN}{b}" for a, b in zip(before.tags, after.tags, strict=True)]
     return after
+
+
+def _searched_alone(
+    subject: Subject,
+    perturbation: Perturbation,
+    images: Tensor,
+    ids: Sequence[str],
+    seed: int,
+    ledger: Ledger,
+) -> Verdict:
+    with counted_draws(subject.detector, type(perturbation).__name__, ids):
+        verdict = _unperturbed(subject, perturbation, images, Shown.of(images))
+        return _search(subject, perturbation, verdict, ids, seed, ledger)
 
 
 def _attempted(step: Callable[[], Verdict]) -> Verdict | Exception:
@@ -315,18 +173,24 @@ def _attempted(step: Callable[[], Verdict]) -> Verdict | Exception:
         return error
 
 
-def final_scores(subject: Subject, perturbation: Perturbation, verdict: Verdict) -> Tensor:
-    """Return the scores of the chosen images, float32 [N], after the last perturbation."""
+def final_scores(
+    subject: Subject, perturbation: Perturbation, verdict: Verdict, ids: Sequence[str]
+) -> Tensor:
+    """Return the scores of the chosen images, float32 [N], after the last perturbation.
+
+    A random score is drawn once more: what chose the image is not what it will be met with.
+    """
     if subject.selection(perturbation) == subject.detector.score:
         return verdict.values
-    return judged(subject.detector.score, subject.model, Shown.of(verdict.images))
+    with counted_draws(subject.detector, "final", ids):
+        return judged(subject.detector.score, subject.model, Shown.of(verdict.images))
 
 
 def _unperturbed(
     subject: Subject, perturbation: Perturbation, images: Tensor, shown: Shown
 ) -> Verdict:
     values = judged(subject.selection(perturbation), subject.model, shown)
-    return Verdict(images, values, ["clean"] * shown.rows)
+    return Verdict(images, values, ["clean"] * shown.rows, subject.raised)
 
 
 def _offered(
@@ -335,8 +199,9 @@ def _offered(
     verdict: Verdict,
     candidate: Candidate,
     shown: Shown,
+    rows: Tensor | None = None,
 ) -> Verdict:
-    verdict.offer(candidate, judged(subject.selection(perturbation), subject.model, shown))
+    verdict.offer(candidate, judged(subject.selection(perturbation), subject.model, shown), rows)
     return verdict
 
 
@@ -349,12 +214,55 @@ def _search(
     ledger: Ledger,
 ) -> Verdict:
     centres = verdict.images
-    objectives = {} if perturbation.shared else subject.searched(perturbation.preset, ledger)
-    # A search that changes its input must not change what others go on from.
-    for candidate in perturbation.search(objectives, centres.clone(), ids, seed):
-        _check(perturbation, candidate, centres)
-        _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
+    differentiable, unsound = True, None
+    if perturbation.preset == "standard" and perturbation.gradient_steps:
+        sound, differentiable = sound_gradients(subject, Shown.of(centres), verdict.values, ledger)
+        unsound = (~sound).nonzero()[:, 0]
+    objectives: dict[str, Searched] = {}
+    if not perturbation.shared:
+        objectives = searched_objectives(
+            subject, perturbation.preset, centres, ledger, differentiable
+        )
+    if not perturbation.gradient_steps or any(o.differentiable for o in objectives.values()):
+        # A search that changes its input must not change what others go on from.
+        for candidate in perturbation.search(objectives, centres.clone(), ids, seed):
+            _check(perturbation, candidate, centres)
+            _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
+    if unsound is not None and len(unsound):
+        _fall_back(subject, perturbation, verdict, centres, unsound, objectives, ids, seed, ledger)
     return verdict
+
+
+def _fall_back(
+    subject: Subject,
+    perturbation: Perturbation,
+    verdict: Verdict,
+    centres: Tensor,
+    rows: Tensor,
+    objectives: Mapping[str, SearchObjective],
+    ids: Sequence[str],
+    seed: int,
+    ledger: Ledger,
+) -> None:
+    """Search without a gradient on those images whose gradient leads nowhere.
+
+    Raises:
+        CellError: If nothing at all could be searched.
+    """
+    fallback = fallback_of(perturbation)
+    if fallback is None:
+        if not any(objective.differentiable for objective in objectives.values()):
+            raise CellError(
+                "its score has no gradient, and the attack has no fallback; attack it with square"
+            )
+        return
+    centres = centres[rows]
+    part = {name: objective.rows(rows) for name, objective in objectives.items()}
+    for candidate in fallback.search(part, centres.clone(), [ids[i] for i in rows.tolist()], seed):
+        _check(fallback, candidate, centres)
+        shown = Shown.of(candidate.images)
+        _offered(subject, perturbation, verdict, candidate, shown, rows)
+    ledger.fallback["images"] += len(rows)
 
 
 def _check(perturbation: Perturbation, candidate: Candidate, centres: Tensor) -> None:
@@ -372,15 +280,3 @@ def _check(perturbation: Perturbation, candidate: Candidate, centres: Tensor) ->
         raise ConformanceError(
             "ball", f"{name} moved a pixel by {distance} levels; its radius is {radius}"
         )
-
-
-def health(first: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:
-    """Summarise the first gradients of each objective as shares of images and of entries."""
-    return {
-        name: {
-            "zero_gradient": counts["zero"] / max(counts["images"], 1),
-            "nonfinite_gradient": counts["nonfinite"] / max(counts["images"], 1),
-            "zero_entries": counts["zero_entries"] / max(counts["entries"], 1),
-        }
-        for name, counts in sorted(first.items())
-    }

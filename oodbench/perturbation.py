@@ -30,14 +30,22 @@ class Candidate:
 class SearchObjective(Protocol):
     """A function of images in [0, 1], float32 [N, 3, H, W], that the search lowers.
 
-    The harness counts the gradients and keeps an eye on their health.
+    Its rows belong to the centres of the batch, since it may depend on them, such as on their
+    likeliest class. The harness counts the gradients and keeps an eye on their health.
     """
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `gradient` may be called."""
 
     def value(self, images: Tensor) -> Tensor:
         """Return the values [N], without a gradient."""
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values [N] and their gradients [N, 3, H, W]."""
+
+    def rows(self, index: Tensor) -> "SearchObjective":
+        """Return the same for some of the centres, int64 [M]."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,10 @@ class Perturbation(ABC):
     """Whether the candidates are the same for all detectors, so that they are made once."""
     note: ClassVar[str] = ""
     """What a table that uses it has to say of it, such as in what it is an approximation."""
+    fallback: ClassVar[str] = ""
+    """Name of the perturbation to use on images where the score has no gradient, or a wrong one."""
+    role: ClassVar[str] = ""
+    """What an audit uses it for: ``floor`` or ``black_box``."""
 
     preset: str = "standard"
 
@@ -85,7 +97,8 @@ class Perturbation(ABC):
         Args:
             objectives: Functions to lower. ``score`` is always there under ``standard``, with
                 those that the detector adds; under ``paper`` ``published`` is the only one.
-                Empty where `shared`.
+                Where in-distribution images are attacked they stand for what is to be raised,
+                with the sign changed. Empty where `shared`.
             centres: uint8 [N, 3, H, W].
             ids: Ids of the images.
             seed: Seed of the evaluation, for `oodbench.randomness`.

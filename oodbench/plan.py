@@ -10,7 +10,7 @@ from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
 from oodbench.identity import PROTOCOL, digest, parameters, question
 from oodbench.perturbation import Perturbation
-from oodbench.plugins import PluginSpec, field_types, resolved, with_settings
+from oodbench.plugins import PluginSpec, field_types, passed_on, resolved, with_settings
 from oodbench.records import Arrays, Place, arrays_digest, read_named, read_record, read_scores
 from oodbench.registry import entries, find, load
 from oodbench.threat import format_eps
@@ -158,9 +158,19 @@ class Identities:
             "set": cell.image_set,
             "side": "ood",
             "perturbation": cell.perturbation.identity(),
-            "stages": [stage.identity() for stage in cell.stages],
+            "stages": [_stage_identity(stage) for stage in cell.stages],
             "precision": cell.precision,
         }
+
+
+def _stage_identity(stage: PluginSpec) -> dict[str, Any]:
+    """Return the identity of a stage, with what it falls back to where it does."""
+    fallback = stage.instance.fallback
+    if not fallback or stage.instance.preset == "paper":
+        return stage.identity()
+    return stage.identity() | {
+        "fallback": passed_on(fallback, parameters(stage.instance)).identity()
+    }
 
 
 @dataclass
@@ -388,17 +398,12 @@ def _stages(spec: PluginSpec) -> tuple[PluginSpec, ...]:
     if not names:
         return (spec,)
     values = parameters(spec.instance)
-    stages = []
-    for name in names:
-        stage = PluginSpec("attacks", name)
-        fields = field_types(stage)
-        stages.append(stage.replaced(**{k: v for k, v in values.items() if k in fields}))
-    return tuple(stages)
+    return tuple(passed_on(name, values) for name in names)
 
 
 def _searches(spec: PluginSpec) -> bool:
     """Whether gradients are used, in some precision."""
-    return any("budget" in field_types(stage) for stage in _stages(spec))
+    return any(stage.instance.gradient_steps for stage in _stages(spec))
 
 
 def _with_published(

@@ -11,6 +11,7 @@ from typing import Any
 
 from oodbench.errors import RequestError
 from oodbench.identity import parameters
+from oodbench.perturbation import Perturbation
 from oodbench.registry import KINDS, find, source_digest
 
 
@@ -96,6 +97,22 @@ def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[
                 f"--set {text}: {whose} has no field {name}; there are {', '.join(known) or 'none'}"
             )
     return result
+
+
+def passed_on(name: str, values: Mapping[str, Any]) -> PluginSpec:
+    """Return a perturbation with those of some parameters that it has fields for."""
+    spec = PluginSpec("attacks", name)
+    fields = field_types(spec)
+    return spec.replaced(**{key: value for key, value in values.items() if key in fields})
+
+
+def fallback_of(perturbation: Perturbation) -> Perturbation | None:
+    """Return what a perturbation falls back to, with the same radius and preset."""
+    if not perturbation.fallback:
+        return None
+    found = passed_on(perturbation.fallback, parameters(perturbation)).instance
+    assert isinstance(found, Perturbation)
+    return found
 
 
 def field_types(spec: PluginSpec) -> Mapping[str, Any]:

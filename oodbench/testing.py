@@ -12,7 +12,6 @@ Each check raises `ConformanceError` naming the property that failed and an inpu
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodbench.detector import Detector, FitData, Objective
+from oodbench.detector import Anchored, Detector, FitData, Objective
 from oodbench.errors import ConformanceError
 from oodbench.images import ArrayImages, Images, ImageSet, Suite
 from oodbench.model import Backbone, Model
@@ -75,16 +74,19 @@ def check_detector(detector: Detector, network: type[Network] | None = None) -> 
 
     The properties: ``frozen-dataclass``, ``declared-needs``, ``shape``, ``finiteness``,
     ``determinism``, ``batch-independence``, ``gradient`` (there if declared, not zero, equal to
-    finite differences in float64 where no kink is near) and ``saturation``. Attack objectives
-    and the published objective are held to the same, but for saturation.
+    finite differences in float64 where no kink is near) and ``saturation``. Attack objectives,
+    a smooth stand-in and the published objective are held to the same, but for saturation. Of a
+    random score (`draws`) neither repeating nor gradients can be asked.
     """
     _check_frozen(detector)
     single, double = (_confident_model(detector, network, t) for t in _PRECISIONS)
     images = to_float(_pictures(_FEW))
+    repeatable = detector.draws == 1
     for name, objective in _objectives(detector).items():
-        _check_values(name, objective, single, images)
-        _check_batch_independence(name, objective, double, images.double())
-        if detector.has_gradient and name != "published":
+        _check_values(name, objective, single, images, repeatable)
+        if repeatable:
+            _check_batch_independence(name, objective, double, images.double())
+        if repeatable and _differentiable(detector, name):
             _check_gradient(name, objective, double, images[:8].double())
     _check_saturation(detector, single)
     return [
@@ -92,11 +94,17 @@ def check_detector(detector: Detector, network: type[Network] | None = None) -> 
         "declared-needs",
         "shape",
         "finiteness",
-        "determinism",
-        "batch-independence",
-        *(["gradient"] if detector.has_gradient else []),
+        *(["determinism", "batch-independence"] if repeatable else []),
+        *(["gradient"] if repeatable and _differentiable(detector, "score") else []),
         "saturation",
     ]
+
+
+def _differentiable(detector: Detector, name: str) -> bool:
+    """Whether an objective promises a gradient that finite differences can be held against."""
+    if name == "published":
+        return False
+    return name != "score" or (detector.has_gradient and detector.smooth_score() is None)
 
 
 _PRECISIONS = (torch.float32, torch.float64)
@@ -119,9 +127,25 @@ def _check_frozen(plugin: Any) -> None:
 
 
 def _objectives(detector: Detector) -> dict[str, Objective]:
-    found: dict[str, Objective] = {"score": detector.score, **detector.attack_objectives()}
+    found: dict[str, Objective] = {"score": detector.score}
+    for name, objective in detector.attack_objectives().items():
+        found[name] = _anchored_here(objective) if isinstance(objective, Anchored) else objective
+    smooth = detector.smooth_score()
+    if smooth is not None:
+        found["smooth"] = smooth
     published = detector.published_objective()
     return found if published is None else {**found, "published": published}
+
+
+def _anchored_here(objective: Anchored) -> Objective:
+    """Return an anchored objective with its anchors taken from the images themselves."""
+
+    def value(model: Model, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            anchors = objective.anchor(model, images)
+        return objective.value(model, images, anchors)
+
+    return value
 
 
 def _confident_model(
@@ -208,7 +232,9 @@ def _evaluate(name: str, objective: Objective, model: Model, images: Tensor) -> 
         ) from error
 
 
-def _check_values(name: str, objective: Objective, model: Model, images: Tensor) -> None:
+def _check_values(
+    name: str, objective: Objective, model: Model, images: Tensor, repeatable: bool
+) -> None:
     values = _evaluate(name, objective, model, images)
     if not isinstance(values, Tensor) or tuple(values.shape) != (len(images),):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -223,8 +249,11 @@ def _check_values(name: str, objective: Objective, model: Model, images: Tensor)
             "finiteness",
             f"{name} is {float(values[bad[0]])} on image {bad[0]} ({_described(images[bad[0]])})",
         )
-    if not torch.equal(values, _evaluate(name, objective, model, images.clone())):
-        raise ConformanceError("determinism", f"{name} differs between two calls on one input")
+    if repeatable and not torch.equal(values, _evaluate(name, objective, model, images.clone())):
+        raise ConformanceError(
+            "determinism",
+            f"{name} differs between two calls on one input; declare draws if it is random",
+        )
 
 
 def _described(image: Tensor) -> str:
@@ -322,6 +351,8 @@ def _check_saturation(detector: Detector, model: Model) -> None:
 class _Landscape:
     """A smooth function of each image on its own, with its gradient in closed form."""
 
+    differentiable = True
+
     def __init__(self, shift: float) -> None:
         self._shift = shift
         self.gradients = 0
@@ -336,6 +367,9 @@ class _Landscape:
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self.gradients += len(images)
         return self.value(images), (3 * self._waves(images).cos()).float()
+
+    def rows(self, index: Tensor) -> "_Landscape":
+        return self
 
 
 def check_perturbation(perturbation: Perturbation) -> list[str]:
@@ -392,7 +426,7 @@ def _candidates(
     landscapes = {"score": _Landscape(0.0), "other": _Landscape(1.0)}
     if perturbation.preset == "paper":
         landscapes = {"published": _Landscape(0.0)}
-    objectives: Mapping[str, SearchObjective] = {} if perturbation.shared else landscapes
+    objectives: dict[str, SearchObjective] = {} if perturbation.shared else {**landscapes}
     found = list(perturbation.search(objectives, centres, ids, 0))
     return found, sum(landscape.gradients for landscape in landscapes.values())
 

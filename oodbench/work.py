@@ -12,18 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from oodbench.judging import (
-    Ledger,
-    Shown,
-    Subject,
-    Verdict,
-    final_scores,
-    first_stage,
-    judged,
-    next_stage,
-)
+from oodbench.judging import Verdict, final_scores, first_stage, next_stage
 from oodbench.plan import Cell
 from oodbench.records import Arrays, ids_array
+from oodbench.searched import Ledger
+from oodbench.subject import Shown, Subject, judged
 from oodbench.workbench import Settings, Workbench
 
 T = TypeVar("T")
@@ -133,11 +126,7 @@ class _Pending:
     def piece(self) -> Piece | Exception:
         if self.error is not None:
             return self.error
-        told = {
-            "gradient_images": self.ledger.gradient_images,
-            "first": {name: dict(counts) for name, counts in self.ledger.first.items()},
-        }
-        return Piece(joined(self.parts), told, self.seconds)
+        return Piece(joined(self.parts), self.ledger.told(), self.seconds)
 
 
 def _one_batch(
@@ -188,7 +177,7 @@ def _final(subject: Subject, cell: Cell, verdict: Verdict, ids: Sequence[str]) -
     last = cell.stages[-1].instance
     part: Arrays = {
         "ids": ids_array(ids),
-        "scores": final_scores(subject, last, verdict).cpu().numpy(),
+        "scores": final_scores(subject, last, verdict, ids).cpu().numpy(),
         "tags": ids_array(verdict.tags),
     }
     published = subject.detector.published_score()

@@ -19,7 +19,6 @@ from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import shipped_results, writable_folder
 from oodbench.identity import PROTOCOL, digest, parameters
 from oodbench.images import Images, Subset, Suite
-from oodbench.judging import Subject
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
 from oodbench.plugins import PluginSpec, described, origin
@@ -28,6 +27,7 @@ from oodbench.recipe import Recipe
 from oodbench.registry import load
 from oodbench.schedule import Schedule
 from oodbench.store import Stored, TensorStore
+from oodbench.subject import Subject
 from oodbench.trainer import TrainingRequest, build, train
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -13,10 +13,11 @@ from oodbench.api import Places
 from oodbench.attacks.compositional import Compositional
 from oodbench.attacks.corruption import Corruption
 from oodbench.attacks.linf import LInf
-from oodbench.judging import Ledger, final_scores, worst_case
+from oodbench.judging import final_scores, worst_case
 from oodbench.metrics import at_threshold, auroc
 from oodbench.plan import Request, make_plan
 from oodbench.records import find_records, read_arrays, read_record, read_scores
+from oodbench.searched import Ledger
 from oodbench.testing import check
 
 ATTACKS = ("corruption", "compositional")
@@ -57,7 +58,9 @@ def test_it_is_each_stage_done_by_hand_about_its_own_centre(
     (attacked,) = worst_case([subject], [linf], corrupted.images, images.ids, 0, Ledger())
     arrays = read_scores(cells[detector, "compositional", "rings"])
     assert arrays["ids"].tolist() == list(images.ids)
-    np.testing.assert_array_equal(arrays["scores"], final_scores(subject, linf, attacked).numpy())
+    np.testing.assert_array_equal(
+        arrays["scores"], final_scores(subject, linf, attacked, images.ids).numpy()
+    )
     assert arrays["tags"].tolist() == [
         f"{a} > {b}" for a, b in zip(corrupted.tags, attacked.tags, strict=True)
     ]

@@ -32,7 +32,6 @@ from oodbench.detectors.rowl import ROWL
 from oodbench.detectors.sofl import SelfLabelledOutliers
 from oodbench.errors import ConformanceError
 from oodbench.images import ArrayImages
-from oodbench.judging import Shown, judged
 from oodbench.metrics import at_threshold, fpr95
 from oodbench.model import Backbone, Model
 from oodbench.networks.conv3 import Conv3
@@ -40,6 +39,7 @@ from oodbench.recipe import Recipe
 from oodbench.registry import entries
 from oodbench.schedule import Schedule
 from oodbench.scores import tempered_max_probability
+from oodbench.subject import Shown, judged
 from oodbench.threat import to_float
 from oodbench.trainer import TrainingRequest, build, train
 

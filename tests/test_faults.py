@@ -25,9 +25,11 @@ from oodbench.detectors.odin import ODIN
 from oodbench.detectors.oe import OE
 from oodbench.detectors.rowl import ROWL
 from oodbench.detectors.sofl import SOFL
-from oodbench.judging import Ledger, Subject, Verdict, worst_case
+from oodbench.judging import Verdict, worst_case
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
+from oodbench.searched import Ledger
+from oodbench.subject import Subject
 
 MAX_PROBABILITY = [MSP(), OE(), ACET(), ODIN(noise=0.0), CCU(use_densities=False)]
 REJECT = [ATOM(quantile=0.0), NTOM(quantile=0.0), ROWL(background=0.1)]

@@ -13,19 +13,13 @@ from torch import Tensor
 
 from oodbench.detector import Detector, Objective
 from oodbench.errors import CellError, ConformanceError
-from oodbench.judging import (
-    Ledger,
-    Shown,
-    Subject,
-    final_scores,
-    health,
-    judged,
-    worst_case,
-)
+from oodbench.judging import final_scores, worst_case
 from oodbench.model import Backbone, Model
 from oodbench.network import initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.perturbation import Candidate, Perturbation, SearchObjective
+from oodbench.searched import Ledger, health
+from oodbench.subject import Shown, Subject, judged
 
 BACKBONE = Backbone(initialised(Conv3, 3, 0), 3)
 IDS = ["a", "b", "c"]
@@ -226,7 +220,7 @@ def test_under_paper_the_published_loss_chooses_and_the_score_is_reported() -> N
     verdict = judge(Brightness(), given)
     assert verdict.tags == ["red"] * 3
     assert verdict.values.tolist() == pytest.approx([-105.0] * 3)
-    scores = final_scores(subject(Brightness()), given, verdict)
+    scores = final_scores(subject(Brightness()), given, verdict, ["a"])
     assert scores.tolist() == pytest.approx([100 + 5 / 3] * 3)
 
 
@@ -235,13 +229,13 @@ def test_under_paper_shared_candidates_are_chosen_by_the_published_score() -> No
     verdict = judge(Brightness(sign=-1.0), shared)
     # published_score is the second channel, whatever the sign of the score.
     assert verdict.tags == ["0:-5"] * 3
-    scores = final_scores(subject(Brightness(sign=-1.0)), shared, verdict)
+    scores = final_scores(subject(Brightness(sign=-1.0)), shared, verdict, ["a"])
     assert scores.tolist() == pytest.approx([-95.0] * 3)
 
 
 def test_under_standard_the_reported_scores_are_what_decided() -> None:
     verdict = judge(Brightness(), Offered(moves=(-5,)))
-    reported = final_scores(subject(Brightness()), Offered(), verdict)
+    reported = final_scores(subject(Brightness()), Offered(), verdict, ["a"])
     assert torch.equal(reported, verdict.values)
 
 

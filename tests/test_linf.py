@@ -13,11 +13,13 @@ from oodbench.attacks.linf import LInf
 from oodbench.detector import Detector, Objective
 from oodbench.detectors.atom import ATOM
 from oodbench.detectors.msp import MSP
-from oodbench.judging import Ledger, Subject, Verdict, final_scores, worst_case
+from oodbench.judging import Verdict, final_scores, worst_case
 from oodbench.model import Backbone, Model
 from oodbench.network import initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.randomness import uniform
+from oodbench.searched import Ledger
+from oodbench.subject import Subject
 from oodbench.threat import farthest, to_float
 
 
@@ -191,7 +193,7 @@ def test_the_published_attack_may_leave_a_better_score_than_it_found() -> None:
     verdict, _ = attacked(target, LInf(preset="paper"), images, ids)
     published = MSP().published_objective()
     assert torch.allclose(verdict.values, published(target.model, to_float(verdict.images)))
-    scores = final_scores(target, LInf(preset="paper"), verdict)
+    scores = final_scores(target, LInf(preset="paper"), verdict, ["a"])
     assert torch.allclose(scores, MSP().score(target.model, to_float(verdict.images)))
     standard, _ = attacked(target, LInf(budget=40), images, ids)
     assert scores.mean() > standard.values.mean()

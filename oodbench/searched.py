@@ -1,0 +1,279 @@
+"""Objectives as a search sees them: counted, and their gradients looked at."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodbench.detector import Anchored, Objective, averaged
+from oodbench.errors import CellError
+from oodbench.model import Model, input_gradient
+from oodbench.subject import Shown, Subject, padded
+
+FORWARD_COST = 0.35
+"""What a score costs of a score with its gradient, about; for progress only."""
+
+# A quarter of a grey level: the score changes by far more than float32 rounds, and hardly a unit
+# of the network switches on the way.
+_PROBE = 0.25 / 255
+# Of the change that a gradient promises, what must come true for a search to go by it.
+_LEAST_SHARE = 0.25
+# Change of a score between two evaluations, of its size or of one unit, above which it is random.
+_REPEAT_TOLERANCE = 1e-3
+
+
+@dataclass
+class Ledger:
+    """What a search did: how many gradients it took, and whether they were healthy.
+
+    Attributes:
+        gradient_images: Gradients computed, one for each image and step.
+        first: By objective, how many first gradients were seen (``images``), how many of them
+            were zero everywhere (``zero``) or not finite (``nonfinite``), and the number of
+            entries (``entries``) and zero entries (``zero_entries``).
+        checks: Of how many images (``images``) the score's gradient was looked at before a
+            search; how many had none, or one of zero (``zero``), one that is not finite
+            (``nonfinite``), or one that finite differences contradict (``wrong``); and how many
+            had another score the second time (``random``).
+        fallback: On how many images (``images``) the fallback searched.
+        tick: Called with the work done, in gradients of one image.
+    """
+
+    gradient_images: int = 0
+    first: dict[str, Counter[str]] = field(default_factory=dict)
+    checks: Counter[str] = field(default_factory=Counter)
+    fallback: Counter[str] = field(default_factory=Counter)
+    tick: Callable[[float], None] | None = None
+
+    def scored(self, images: int) -> None:
+        """Take note of images scored without a gradient."""
+        if self.tick is not None:
+            self.tick(FORWARD_COST * images)
+
+    def record(self, name: str, gradients: Tensor, first: bool) -> None:
+        """Take note of the gradients of one batch."""
+        self.gradient_images += len(gradients)
+        if self.tick is not None:
+            self.tick(len(gradients))
+        if not first:
+            return
+        flat = gradients.flatten(1)
+        counts = self.first.setdefault(name, Counter())
+        counts["images"] += len(flat)
+        counts["zero"] += int((flat == 0).all(1).sum())
+        counts["nonfinite"] += int((~flat.isfinite()).any(1).sum())
+        counts["entries"] += flat.numel()
+        counts["zero_entries"] += int((flat == 0).sum())
+
+    def told(self) -> dict[str, Any]:
+        """Return what it holds as plain data."""
+        return {
+            "gradient_images": self.gradient_images,
+            "first": {name: dict(counts) for name, counts in self.first.items()},
+            "checks": dict(self.checks),
+            "fallback": dict(self.fallback),
+        }
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """Add what another ledger told, or an older one that knew less."""
+        self.gradient_images += told["gradient_images"]
+        for name, counts in told["first"].items():
+            self.first.setdefault(name, Counter()).update(counts)
+        self.checks.update(told.get("checks", {}))
+        self.fallback.update(told.get("fallback", {}))
+
+
+class Searched:
+    """An objective of a detector as a search sees it; see `SearchObjective`."""
+
+    def __init__(
+        self,
+        name: str,
+        objective: Objective | Anchored,
+        subject: Subject,
+        ledger: Ledger,
+        centres: Tensor,
+        differentiable: bool = True,
+    ) -> None:
+        self.differentiable = differentiable
+        self._name = name
+        self._objective = objective
+        self._subject = subject
+        self._ledger = ledger
+        self._anchors: Tensor | None = None
+        if isinstance(objective, Anchored):
+            with torch.no_grad():
+                shown = Shown.of(centres)
+                self._anchors = objective.anchor(subject.search_model, shown.inputs)[: shown.rows]
+        self._first = True
+
+    def rows(self, index: Tensor) -> "Searched":
+        """Return the same for some of the centres."""
+        part = object.__new__(Searched)
+        part.__dict__ = dict(self.__dict__)
+        if self._anchors is not None:
+            part._anchors = self._anchors[index]
+        return part
+
+    def value(self, images: Tensor) -> Tensor:
+        """Return the values, float32 [N]."""
+        with torch.no_grad():
+            values = self._evaluated(padded(images))[: len(images)].float()
+        self._ledger.scored(len(images))
+        return values
+
+    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values, float32 [N], and their gradients."""
+        rows = len(images)
+        inputs = padded(images).detach().requires_grad_()
+        with torch.enable_grad():
+            values = self._evaluated(inputs)
+            if not values.requires_grad:
+                raise CellError(
+                    f"the objective {self._name} has no gradient in the image; let it depend on"
+                    " the image differentiably"
+                )
+            gradients = input_gradient(values, inputs)[:rows]
+        self._ledger.record(self._name, gradients, self._first)
+        self._first = False
+        return values.detach()[:rows].float(), gradients
+
+    def _evaluated(self, images: Tensor) -> Tensor:
+        subject = self._subject
+        if isinstance(self._objective, Anchored):
+            assert self._anchors is not None
+            values = self._objective.value(subject.search_model, images, padded(self._anchors))
+        else:
+            values = self._objective(subject.search_model, images)
+        return subject.sign * values
+
+
+def differentiable_score(subject: Subject) -> Objective:
+    """Return the score with the gradient that the detector offers for it.
+
+    Of a random score it is the mean over draws (EOT; Athalye et al., ICML 2018, section 4.2);
+    where there is a smooth stand-in, its gradient is that one's (BPDA; section 4.1).
+    """
+    score = averaged(subject.detector.score, subject.detector.draws)
+    smooth = subject.detector.smooth_score()
+    if smooth is None:
+        return score
+    stand_in = averaged(smooth, subject.detector.draws)
+
+    def passed_through(model: Model, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = score(model, images)
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return values
+        smoothed = stand_in(model, images)
+        return values + (smoothed - smoothed.detach())
+
+    return passed_through
+
+
+def searched_objectives(
+    subject: Subject, preset: str, centres: Tensor, ledger: Ledger, differentiable: bool
+) -> dict[str, Searched]:
+    """Return what a search may lower.
+
+    Args:
+        subject: The detector.
+        preset: ``standard`` or ``paper``.
+        centres: The images to be attacked, uint8 [N, 3, H, W].
+        ledger: Takes note of the gradients.
+        differentiable: Whether the score has a gradient.
+
+    Raises:
+        CellError: If there is nothing to lower.
+    """
+    detector = subject.detector
+    if preset == "paper":
+        published = detector.published_objective()
+        if published is None:
+            raise CellError("it has no published objective; use --preset standard")
+        return {"published": Searched("published", published, subject, ledger, centres)}
+    score = differentiable_score(subject)
+    found = {"score": Searched("score", score, subject, ledger, centres, differentiable)}
+    for name, objective in detector.attack_objectives().items():
+        # What is anchored lowers one side's bound; raised, it bounds nothing.
+        if not (subject.raised and isinstance(objective, Anchored)):
+            found[name] = Searched(name, objective, subject, ledger, centres)
+    return found
+
+
+def sound_gradients(
+    subject: Subject, shown: Shown, values: Tensor, ledger: Ledger
+) -> tuple[Tensor, bool]:
+    """Look at the gradient of a score before a search goes by it.
+
+    It is sound if it is finite, not zero everywhere, and the score rises along its sign by at
+    least a quarter of what it promises; of a smooth stand-in (BPDA) only the first two are asked.
+
+    Args:
+        subject: The detector.
+        shown: The images.
+        values: What the judge said of them, float32 [N].
+        ledger: Takes note of what is found.
+
+    Returns:
+        Which images have a sound gradient, bool [N], and whether any may have one at all.
+    """
+    rows = shown.rows
+    sound = torch.zeros(rows, dtype=torch.bool, device=shown.inputs.device)
+    checks = ledger.checks
+    checks["images"] += rows
+    smooth = subject.detector.smooth_score() is not None
+    if not (subject.detector.has_gradient or smooth):
+        checks["zero"] += rows
+        return sound, False
+    objective = differentiable_score(subject)
+    inputs = shown.inputs.detach().requires_grad_()
+    with torch.enable_grad():
+        again = objective(subject.model, inputs)
+        if not again.requires_grad:
+            checks["zero"] += rows
+            return sound, False
+        gradient = input_gradient(again, inputs)
+    ledger.scored(2 * rows)
+    again = again.detach()[:rows].float()
+    changed = (again - values).abs() > _REPEAT_TOLERANCE * values.abs().clamp(min=1)
+    flat = gradient[:rows].flatten(1)
+    finite = flat.isfinite().all(1)
+    zero = (flat == 0).all(1)
+    sound = finite & ~zero
+    checks["random"] += int(changed.sum()) if subject.detector.draws == 1 else 0
+    checks["nonfinite"] += int((~finite).sum())
+    checks["zero"] += int(zero.sum())
+    if not smooth:
+        with torch.no_grad():
+            step = _PROBE * gradient.sign().nan_to_num()
+            above, below = ((shown.inputs + way * step).clamp(0, 1) for way in (1, -1))
+            promised = (gradient * (above - below)).flatten(1).sum(1)[:rows]
+            kept = objective(subject.model, above) - objective(subject.model, below)
+        wrong = sound & ~(kept[:rows] >= _LEAST_SHARE * promised)
+        checks["wrong"] += int(wrong.sum())
+        sound = sound & ~wrong
+    return sound, True
+
+
+def health(first: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:
+    """Summarise the first gradients of each objective as shares of images and of entries."""
+    return {
+        name: {
+            "zero_gradient": counts["zero"] / max(counts["images"], 1),
+            "nonfinite_gradient": counts["nonfinite"] / max(counts["images"], 1),
+            "zero_entries": counts["zero_entries"] / max(counts["entries"], 1),
+        }
+        for name, counts in sorted(first.items())
+    }
+
+
+def gradient_checks(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return the share of images on which the look at the score's gradient found each fault."""
+    return {
+        fault: counts.get(fault, 0) / counts["images"]
+        for fault in ("zero", "nonfinite", "wrong", "random")
+    }
