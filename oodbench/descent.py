@@ -4,18 +4,27 @@ Images are float32 tensors [N, 3, H, W] in 0..255 here; a function to be lowered
 [0, 1]. Rows never influence each other.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from oodbench.perturbation import SearchObjective
 from oodbench.threat import LEVELS
 
 Value = Callable[[Tensor], Tensor]
 """Images [N, 3, H, W] in [0, 1] → values [N]."""
 Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [N, 3, H, W] in [0, 1] → values [N] and their gradients [N, 3, H, W]."""
+
+
+_KEPT = 0.75
+_LOOK = 8
+"""Every so many steps images that no longer move are looked for."""
+# Keeps a gradient of zero from being divided by zero.
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,12 @@ class Ball:
     @classmethod
     def around(cls, centres: Tensor, k: int) -> "Ball":
         """Return the ball of radius ``k`` about ``centres``, uint8 [N, 3, H, W]."""
-        middle = centres.to(torch.float32)
+        middle = centres.to(torch.float32, memory_format=torch.channels_last)
         return cls(middle, (middle - k).clamp(min=0), (middle + k).clamp(max=LEVELS))
+
+    def rows(self, index: Tensor) -> "Ball":
+        """Return the balls of some of the images."""
+        return Ball(self.centres[index], self.low[index], self.high[index])
 
     def project(self, levels: Tensor) -> Tensor:
         """Return the nearest images of the ball."""
@@ -50,12 +63,21 @@ class _Best:
         self.levels = levels.clone()
         self.values = values.clone()
 
-    def offer(self, levels: Tensor, values: Tensor) -> Tensor:
-        """Keep what is lower; return which rows were. Any number is lower than NaN."""
+    def offer(self, levels: Tensor, values: Tensor) -> None:
+        """Keep what is lower. Any number is lower than NaN."""
         lower = (values < self.values) | (self.values.isnan() & ~values.isnan())
         self.values = torch.where(lower, values, self.values)
         self.levels = torch.where(_rows(lower), levels, self.levels)
-        return lower
+
+    def offer_rows(self, rows: Tensor, levels: Tensor, values: Tensor) -> None:
+        """Keep what is lower in some of the rows."""
+        if len(rows) == len(self.values):
+            self.offer(levels, values)
+            return
+        before = self.values[rows]
+        lower = ((values < before) | (before.isnan() & ~values.isnan())).nonzero()[:, 0]
+        self.values[rows[lower]] = values[lower]
+        self.levels[rows[lower]] = levels[lower]
 
 
 def _rows(mask: Tensor) -> Tensor:
@@ -92,75 +114,72 @@ def pgd(
     return best.levels, best.values
 
 
-def checkpoints(steps: int) -> list[int]:
-    """Return the iterations after which `apgd` reconsiders its step size.
+@dataclass(frozen=True)
+class Steps:
+    """Step sizes of a descent, falling along half a cosine.
 
-    Periods of 22 % of the steps, then 3 % shorter each time down to 6 % (Croce & Hein, ICML
-    2020, §3).
+    Attributes:
+        number: Number of gradient steps.
+        first: First step size in levels.
+        last: Last step size in levels.
     """
-    period, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-    marks: list[int] = []
-    mark = period
-    while mark < steps:
-        marks.append(mark)
-        period = max(period - shrink, least)
-        mark += period
-    return marks
+
+    number: int
+    first: float
+    last: float
+
+    def size(self, step: int) -> float:
+        """Return the size of a step, counted from 0."""
+        done = step / max(self.number - 1, 1)
+        return self.last + (self.first - self.last) * (1 + math.cos(math.pi * done)) / 2
 
 
-def apgd(
-    value: Value, gradient: Gradient, ball: Ball, start: Tensor, steps: int, step: Tensor | float
+def momentum_descent(
+    objective: SearchObjective, ball: Ball, start: Tensor, steps: Steps
 ) -> tuple[Tensor, Tensor]:
-    """Descend with momentum and a step size that adapts to each image.
+    """Descend on the sign of an accumulated gradient, with steps that become smaller.
 
-    Auto-PGD (Croce & Hein, ICML 2020, algorithm 1). Every point is evaluated after rounding to
-    the 8-bit grid, so that a value is that of a real image.
+    MI-FGSM (Dong et al., CVPR 2018, algorithm 1: each gradient divided by its mean absolute
+    value, then added to what is kept of the ones before) with three quarters kept and falling
+    steps. Every point is evaluated after rounding to the 8-bit grid, so that a value is that of
+    a real image. An image that neither the accumulated nor the last gradient moves any more,
+    every pixel being at a bound or without a gradient, can go no lower this way: it is set aside
+    and takes no more steps.
 
     Args:
-        value: The function to lower.
-        gradient: The same with its gradient.
+        objective: The function to lower.
         ball: Where to search.
         start: First iterate, in levels.
-        steps: Number of gradient evaluations.
-        step: First step size in levels, a number or a tensor [N].
+        steps: How many gradients, and how far each moves.
 
     Returns:
-        The best images in levels, whole numbers, and their values; it costs ``steps`` gradients
-        and one value.
+        The best images in levels, whole numbers, and their values; it costs at most
+        ``steps.number`` gradients and one value.
     """
-    levels = previous = ball.project(start)
-    values, gradients = gradient(levels.round() / LEVELS)
-    best = _Best(levels.round(), values)
-    best_gradients = gradients
-    size = torch.as_tensor(step, dtype=levels.dtype, device=levels.device).expand(len(levels))
-    marks = set(checkpoints(steps))
-    improved = torch.zeros_like(values)
-    since = 0
-    best_at_mark = best.values
-    halved_at_mark = torch.ones_like(values, dtype=torch.bool)
-    for iteration in range(1, steps + 1):
-        target = ball.project(levels - _rows(size) * gradients.sign())
-        momentum = 0.75 if iteration > 1 else 1.0
-        moved = levels + momentum * (target - levels) + (1 - momentum) * (levels - previous)
-        previous, levels = levels, ball.project(moved)
-        last_values = values
-        if iteration == steps:
-            best.offer(levels.round(), value(levels.round() / LEVELS))
-            break
-        values, gradients = gradient(levels.round() / LEVELS)
-        better = best.offer(levels.round(), values)
-        best_gradients = torch.where(_rows(better), gradients, best_gradients)
-        improved += values < last_values
-        since += 1
-        if iteration in marks:
-            stuck = (best.values >= best_at_mark) & ~halved_at_mark
-            halve = (improved <= 0.75 * since) | stuck
-            size = torch.where(halve, size / 2, size)
-            levels = torch.where(_rows(halve), best.levels, levels)
-            previous = torch.where(_rows(halve), best.levels, previous)
-            gradients = torch.where(_rows(halve), best_gradients, gradients)
-            values = torch.where(halve, best.values, values)
-            best_at_mark, halved_at_mark = best.values, halve
-            improved = torch.zeros_like(improved)
-            since = 0
+    levels = ball.project(start)
+    velocity = torch.zeros_like(levels)
+    best = _Best(levels.round(), torch.full((len(levels),), math.nan, device=levels.device))
+    rows = torch.arange(len(levels), device=levels.device)
+    whole = ball
+    for step in range(steps.number):
+        points = levels.round()
+        values, gradients = objective.gradient(points / LEVELS)
+        best.offer_rows(rows, points, values)
+        scale = gradients.abs().mean((1, 2, 3), keepdim=True).clamp(min=_TINY)
+        velocity = velocity.mul(_KEPT).addcdiv(gradients, scale)
+        size = steps.size(step)
+        before, levels = levels, ball.project(levels - size * velocity.sign())
+        if step % _LOOK or step + 1 == steps.number:
+            continue
+        onward = ball.project(levels - size * gradients.sign())
+        going = ((levels != before) | (onward != before)).flatten(1).any(1)
+        if not bool(going.all()):
+            # Where it stands was evaluated already.
+            kept = going.nonzero()[:, 0]
+            rows, levels, velocity = rows[kept], levels[kept], velocity[kept]
+            objective, ball = objective.rows(kept), whole.rows(rows)
+            if len(rows) == 0:
+                return best.levels, best.values
+    points = levels.round()
+    best.offer_rows(rows, points, objective.value(points / LEVELS))
     return best.levels, best.values
