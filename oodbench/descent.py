@@ -53,7 +53,7 @@ class Ball:
 
     def project(self, levels: Tensor) -> Tensor:
         """Return the nearest images of the ball."""
-        return torch.minimum(torch.maximum(levels, self.low), self.high)
+        return torch.clamp(levels, self.low, self.high)
 
 
 class _Best:
@@ -139,8 +139,8 @@ def momentum_descent(
 ) -> tuple[Tensor, Tensor]:
     """Descend on the sign of an accumulated gradient, with steps that become smaller.
 
-    MI-FGSM (Dong et al., CVPR 2018, algorithm 1: each gradient divided by its mean absolute
-    value, then added to what is kept of the ones before) with three quarters kept and falling
+    MI-FGSM (Dong et al., CVPR 2018, algorithm 1: each gradient divided by its L1
+    norm, then added to what is kept of the ones before) with three quarters kept and falling
     steps. Every point is evaluated after rounding to the 8-bit grid, so that a value is that of
     a real image. An image that neither the accumulated nor the last gradient moves any more,
     every pixel being at a bound or without a gradient, can go no lower this way: it is set aside
@@ -165,13 +165,14 @@ def momentum_descent(
         points = levels.round()
         values, gradients = objective.gradient(points / LEVELS)
         best.offer_rows(rows, points, values)
-        scale = gradients.abs().mean((1, 2, 3), keepdim=True).clamp(min=_TINY)
-        velocity = velocity.mul(_KEPT).addcdiv(gradients, scale)
+        scale = torch.linalg.vector_norm(gradients, 1, (1, 2, 3), keepdim=True).clamp(min=_TINY)
+        velocity.mul_(_KEPT).addcdiv_(gradients, scale)
         size = steps.size(step)
-        before, levels = levels, ball.project(levels - size * velocity.sign())
+        before = levels
+        levels = ball.project(torch.sub(levels, velocity.sign(), alpha=size))
         if step % _LOOK or step + 1 == steps.number:
             continue
-        onward = ball.project(levels - size * gradients.sign())
+        onward = ball.project(torch.sub(levels, gradients.sign(), alpha=size))
         going = ((levels != before) | (onward != before)).flatten(1).any(1)
         if not bool(going.all()):
             # Where it stands was evaluated already.
