@@ -10,7 +10,14 @@ from torch import Tensor
 from oodbench.errors import CellError, ConformanceError
 from oodbench.perturbation import Candidate, Perturbation, SearchObjective
 from oodbench.plugins import fallback_of
-from oodbench.searched import Ledger, Searched, searched_objectives, sound_gradients
+from oodbench.searched import (
+    Ledger,
+    Searched,
+    Soundness,
+    searched_objectives,
+    sound_gradients,
+    stand_ins,
+)
 from oodbench.subject import Shown, Subject, counted_draws, judged
 from oodbench.threat import farthest
 
@@ -214,22 +221,25 @@ def _search(
     ledger: Ledger,
 ) -> Verdict:
     centres = verdict.images
-    differentiable, unsound = True, None
+    looked: Soundness | None = None
     if perturbation.preset == "standard" and perturbation.gradient_steps:
-        sound, differentiable = sound_gradients(subject, Shown.of(centres), verdict.values, ledger)
-        unsound = (~sound).nonzero()[:, 0]
+        looked = sound_gradients(subject, Shown.of(centres), verdict.values, ledger)
     objectives: dict[str, Searched] = {}
     if not perturbation.shared:
         objectives = searched_objectives(
-            subject, perturbation.preset, centres, ledger, differentiable
+            subject,
+            perturbation.preset,
+            centres,
+            ledger,
+            differentiable=looked is None or looked.differentiable,
         )
     if not perturbation.gradient_steps or any(o.differentiable for o in objectives.values()):
         # A search that changes its input must not change what others go on from.
         for candidate in perturbation.search(objectives, centres.clone(), ids, seed):
             _check(perturbation, candidate, centres)
             _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
-    if unsound is not None and len(unsound):
-        _fall_back(subject, perturbation, verdict, centres, unsound, objectives, ids, seed, ledger)
+    if looked is not None and not bool(looked.sound.all()):
+        _fall_back(subject, perturbation, verdict, centres, looked, objectives, ids, seed, ledger)
     return verdict
 
 
@@ -238,16 +248,16 @@ def _fall_back(
     perturbation: Perturbation,
     verdict: Verdict,
     centres: Tensor,
-    rows: Tensor,
+    looked: Soundness,
     objectives: Mapping[str, SearchObjective],
     ids: Sequence[str],
     seed: int,
     ledger: Ledger,
 ) -> None:
-    """Search without a gradient on those images whose gradient leads nowhere.
+    """Search those images otherwise whose gradient leads nowhere: by stand-ins, then without one.
 
     Raises:
-        CellError: If nothing at all could be searched.
+        CellError: If the attack has no fallback and nothing at all could be searched.
     """
     fallback = fallback_of(perturbation)
     if fallback is None:
@@ -256,12 +266,18 @@ def _fall_back(
                 "its score has no gradient, and the attack has no fallback; attack it with square"
             )
         return
+    rows = (~looked.sound).nonzero()[:, 0]
     centres = centres[rows]
+    names = [ids[i] for i in rows.tolist()]
     part = {name: objective.rows(rows) for name, objective in objectives.items()}
-    for candidate in fallback.search(part, centres.clone(), [ids[i] for i in rows.tolist()], seed):
-        _check(fallback, candidate, centres)
-        shown = Shown.of(candidate.images)
-        _offered(subject, perturbation, verdict, candidate, shown, rows)
+    for search, functions in (
+        (perturbation, stand_ins(subject, centres, ledger, looked.random)),
+        (fallback, part),
+    ):
+        for candidate in search.search(functions, centres.clone(), names, seed):
+            _check(search, candidate, centres)
+            shown = Shown.of(candidate.images)
+            _offered(subject, perturbation, verdict, candidate, shown, rows)
     ledger.fallback["images"] += len(rows)
 
 

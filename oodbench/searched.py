@@ -11,6 +11,7 @@ from torch import Tensor
 from oodbench.detector import Anchored, Objective, averaged
 from oodbench.errors import CellError
 from oodbench.model import Model, input_gradient
+from oodbench.scores import energy, max_probability, reject_class
 from oodbench.subject import Shown, Subject, padded
 
 FORWARD_COST = 0.35
@@ -25,6 +26,8 @@ _PROBE = 0.02 / 255
 _LEAST_SHARE = 0.1
 # Change of a score between two evaluations, of its size or of one unit, above which it is random.
 _REPEAT_TOLERANCE = 1e-3
+# Draws over which a random score that declares none is averaged.
+_DRAWS = 8
 
 
 @dataclass
@@ -206,13 +209,58 @@ def searched_objectives(
     return found
 
 
-def sound_gradients(
-    subject: Subject, shown: Shown, values: Tensor, ledger: Ledger
-) -> tuple[Tensor, bool]:
+@dataclass(frozen=True)
+class Soundness:
+    """What a look at a score's gradient found.
+
+    Attributes:
+        sound: Which images have one that a search can go by, bool [N].
+        differentiable: Whether any may have one at all.
+        random: Whether some image had another score the second time, undeclared.
+    """
+
+    sound: Tensor
+    differentiable: bool = True
+    random: bool = False
+
+
+def stand_ins(
+    subject: Subject, centres: Tensor, ledger: Ledger, random: bool
+) -> dict[str, Searched]:
+    """Return what to lower where the score's own gradient leads nowhere.
+
+    Whatever a score does to hide its gradient, the network under it has one. These are usual
+    functions of its logits; whether they help is decided by the score.
+
+    Args:
+        subject: The detector.
+        centres: The images to be attacked, uint8 [N, 3, H, W].
+        ledger: Takes note of the gradients.
+        random: Whether the score is random without saying so; then its mean over draws is one too.
+    """
+    classes = subject.model.classes
+    usual: dict[str, Objective] = {
+        "max_probability": lambda model, x: max_probability(model.logits(x)[:, :classes]),
+        "energy": lambda model, x: energy(model.logits(x)[:, :classes]),
+    }
+    if subject.model.logits(Shown.of(centres[:1]).inputs).shape[1] > classes:
+        usual["reject"] = lambda model, x: reject_class(model.logits(x), classes)
+    if random:
+        usual["mean_score"] = averaged(subject.detector.score, _DRAWS)
+    score = differentiable_score(subject)
+    found = {"score": Searched("score", score, subject, ledger, centres, differentiable=False)}
+    for name, objective in usual.items():
+        found[name] = Searched(name, objective, subject, ledger, centres)
+    return found
+
+
+def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledger) -> Soundness:
     """Look at the gradient of a score before a search goes by it.
 
-    It is sound if it is finite, not zero everywhere, and the score rises along its sign by at
-    least a tenth of what it promises; of a smooth stand-in (BPDA) only the first two are asked.
+    It is sound if it is finite, not zero everywhere, if the score is the same the second time
+    where it is not declared random, and if the score rises along the gradient's sign by at
+    least a tenth of what it promises; of a smooth stand-in (BPDA) or a random score only the
+    first two are asked.
 
     Args:
         subject: The detector.
@@ -221,7 +269,7 @@ def sound_gradients(
         ledger: Takes note of what is found.
 
     Returns:
-        Which images have a sound gradient, bool [N], and whether any may have one at all.
+        What was found.
     """
     rows = shown.rows
     sound = torch.zeros(rows, dtype=torch.bool, device=shown.inputs.device)
@@ -230,14 +278,14 @@ def sound_gradients(
     smooth = subject.detector.smooth_score() is not None
     if not (subject.detector.has_gradient or smooth):
         checks["zero"] += rows
-        return sound, False
+        return Soundness(sound, differentiable=False)
     objective = differentiable_score(subject)
     inputs = shown.inputs.detach().requires_grad_()
     with torch.enable_grad():
         again = objective(subject.model, inputs)
         if not again.requires_grad:
             checks["zero"] += rows
-            return sound, False
+            return Soundness(sound, differentiable=False)
         gradient = input_gradient(again, inputs)
     ledger.scored(2 * rows)
     again = again.detach()[:rows].float()
@@ -246,10 +294,13 @@ def sound_gradients(
     finite = flat.isfinite().all(1)
     zero = (flat == 0).all(1)
     sound = finite & ~zero
-    checks["random"] += int(changed.sum()) if subject.detector.draws == 1 else 0
+    random = subject.detector.draws == 1 and bool(changed.any())
+    if random:
+        checks["random"] += int(changed.sum())
+        sound &= ~changed
     checks["nonfinite"] += int((~finite).sum())
     checks["zero"] += int(zero.sum())
-    if not smooth:
+    if not smooth and subject.detector.draws == 1:
         with torch.no_grad():
             step = _PROBE * gradient.sign().nan_to_num()
             above, below = ((shown.inputs + way * step).clamp(0, 1) for way in (1, -1))
@@ -258,7 +309,7 @@ def sound_gradients(
         wrong = sound & ~(kept[:rows] >= _LEAST_SHARE * promised)
         checks["wrong"] += int(wrong.sum())
         sound = sound & ~wrong
-    return sound, True
+    return Soundness(sound, random=random)
 
 
 def health(first: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +18,7 @@ from oodbench.model import Backbone, Model
 from oodbench.network import initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.perturbation import Candidate, Perturbation, SearchObjective
-from oodbench.searched import Ledger, health
+from oodbench.searched import FORWARD_COST, Ledger, health, searched_objectives
 from oodbench.subject import Shown, Subject, judged
 
 BACKBONE = Backbone(initialised(Conv3, 3, 0), 3)
@@ -249,16 +249,63 @@ class NoGradient(Brightness):
     has_gradient: ClassVar[bool] = False
 
 
-def test_a_score_that_declares_no_gradient_is_not_searched() -> None:
-    with pytest.raises(CellError, match="no gradient"):
-        judge(NoGradient(), Offered(moves=(1,)))
+@dataclass(frozen=True)
+class Steep(Offered):
+    """A search by gradients, with nothing to fall back to."""
+
+    gradient_steps: int = 5  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class WithSquare(Steep):
+    fallback: ClassVar[str] = "square"
+    eps: int = 8
+    queries: int = 300  # type: ignore[assignment]
+
+
+def test_a_score_without_a_gradient_is_not_searched_by_one_that_has_no_fallback() -> None:
+    with pytest.raises(CellError, match="no gradient, and the attack has no fallback"):
+        judge(NoGradient(), Steep(moves=(-1,)))
     assert judge(NoGradient(), Shared(moves=(-1,))).tags == ["0:-1"] * 3
+    assert judge(NoGradient(), Offered(moves=(-1,))).tags == ["0:-1"] * 3
+
+
+def test_images_without_a_sound_gradient_are_searched_by_the_fallback_too() -> None:
+    # Brighter than 150 the gradient is cut off; the score falls all the same.
+    def function(x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.where(mean > 150 / 255, mean.detach() + 0 * mean, mean)
+
+    images = torch.tensor([100, 200, 120], dtype=torch.uint8)[:, None, None, None]
+    images = images.expand(-1, 3, 8, 8).contiguous()
+    stage = WithSquare(moves=(-2,))
+    ledger = Ledger()
+    (verdict,) = worst_case([subject(Fixed(function))], [stage], images, IDS, 7, ledger)
+    assert [tag.partition(":")[0] for tag in verdict.tags] == ["0", "square", "0"]
+    assert ledger.checks["zero"] == 1
+    assert ledger.checks["images"] == 3
+    assert dict(ledger.fallback) == {"images": 1}
+    assert (images.int() - verdict.images.int()).abs().amax((1, 2, 3))[1] <= 8
+    # Alone in a batch it is found the same.
+    (alone,) = worst_case([subject(Fixed(function))], [stage], images[1:2], IDS[1:2], 7, Ledger())
+    assert torch.equal(alone.images[0], verdict.images[1])
+
+
+def test_in_distribution_images_are_attacked_upwards() -> None:
+    raised = replace(subject(Brightness()), raised=True)
+    (verdict,) = worst_case([raised], [Offered(moves=(-5, 3, 9, 2))], GREY, IDS, 7, Ledger())
+    assert verdict.tags == ["2:9"] * 3
+    objective = searched_objectives(raised, "standard", GREY, Ledger(), True)["score"]
+    values, gradients = objective.gradient(GREY.float() / 255)
+    assert torch.allclose(values, torch.full((3,), -100.0))
+    assert bool((gradients < 0).all())
 
 
 def test_a_score_cut_off_from_the_image_is_told_so() -> None:
-    objective = subject(Fixed(lambda x: x.detach().mean((1, 2, 3)))).searched("standard", Ledger())
+    cut = subject(Fixed(lambda x: x.detach().mean((1, 2, 3))))
+    objective = searched_objectives(cut, "standard", GREY, Ledger(), True)["score"]
     with pytest.raises(CellError, match="no gradient in the image"):
-        objective["score"].gradient(torch.rand(3, 3, 8, 8))
+        objective.gradient(torch.rand(3, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +344,7 @@ def test_rows_added_for_small_batches_are_never_seen(count: int) -> None:
     values = judged(Brightness().score, Model(BACKBONE), shown)
     assert values.tolist() == pytest.approx(list(range(count)), abs=1e-4)
     ledger = Ledger()
-    objective = subject(Brightness()).searched("standard", ledger)["score"]
+    objective = searched_objectives(subject(Brightness()), "standard", GREY, ledger, True)["score"]
     values, gradients = objective.gradient(shown.inputs[:count])
     assert len(values) == len(gradients) == ledger.gradient_images == count
     assert len(objective.value(shown.inputs[:count])) == count
@@ -312,15 +359,17 @@ def test_the_ledger_counts_gradients_and_the_health_of_first_ones() -> None:
         values = values * factor
         return torch.cat([values[:1], (x[1:2].sum((1, 2, 3)) * 1e30) * 1e30, values[2:]])
 
-    ticks: list[int] = []
+    ticks: list[float] = []
     ledger = Ledger(tick=ticks.append)
-    objective = subject(Fixed(function)).searched("standard", ledger)["score"]
+    objective = searched_objectives(subject(Fixed(function)), "standard", GREY, ledger, True)[
+        "score"
+    ]
     images = torch.rand(16, 3, 4, 4)
     for _ in range(3):
         objective.gradient(images)
     objective.value(images)
     assert ledger.gradient_images == 48
-    assert ticks == [16, 16, 16]
+    assert ticks == pytest.approx([16, 16, 16, 16 * FORWARD_COST])
     counts = ledger.first["score"]
     assert counts["images"] == 16
     assert counts["zero"] == 1
