@@ -388,8 +388,8 @@ def check_perturbation(perturbation: Perturbation) -> list[str]:
         small: dict[str, Any] = {"budget": 10}
         perturbation = dataclasses.replace(perturbation, **small)
     if any(field.name == "queries" for field in dataclasses.fields(perturbation)):
-        few: dict[str, Any] = {"queries": 40}
-        perturbation = dataclasses.replace(perturbation, **few)
+        cheap: dict[str, Any] = {"queries": 40}
+        perturbation = dataclasses.replace(perturbation, **cheap)
     centres = _pictures(_FEW)
     ids = [f"image {index}" for index in range(_FEW)]
     kept = centres.clone()
