@@ -12,6 +12,7 @@ _COMMANDS = {
     "run": "Evaluate detectors on OOD images, clean or attacked.",
     "train": "Train the networks behind detectors.",
     "list": "List detectors, attacks, data sets or networks.",
+    "audit": "Check how far attacked figures can be trusted.",
     "leaderboard": "Compare stored results: detectors against perturbations.",
 }
 INTERRUPTED = 130

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodbench import intervals
+from oodbench.cells import Cell
 from oodbench.errors import CellError, RequestError
 from oodbench.execute import Outcome, execute
 from oodbench.files import DEFAULT_RESULTS as DEFAULT_RESULTS
 from oodbench.files import data_root as data_folder
 from oodbench.files import store_root, writable_folder
-from oodbench.plan import Cell, Plan, Request, make_plan
+from oodbench.plan import Plan, Request, make_plan
 from oodbench.progress import Progress
 from oodbench.records import read_arrays
+from oodbench.sides import CLEAN
 from oodbench.tables import GroupKey, frame, group_key
 from oodbench.threat import parse_eps
 from oodbench.workbench import Settings, Workbench, choose_device
@@ -81,21 +83,28 @@ def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, tuple[float, float]]]
             groups.setdefault(group_key(plan.done[cell]), []).append(cell)
     result = {}
     for key, cells in groups.items():
-        known, _ = read_arrays(plan.id_path(cells[0].subject))
+        first = cells[0]
+        known, _ = read_arrays(plan.id_path(first.subject))
         others = [read_arrays(plan.record_path(cell).with_suffix(".npz"))[0] for cell in cells]
+        attacked = known
+        if first.side != "ood":
+            attacked, _ = read_arrays(plan.search_path(plan.id_search(first)))
         result[key] = intervals.mean_intervals(
-            known["scores"], [other["scores"] for other in others]
+            attacked["scores"],
+            [other["scores"] for other in others],
+            clean_id_scores=None if first.side == "ood" else known["scores"],
         )
     return result
 
 
 def evaluate(
     detector: str | Sequence[str] = "all",
-    attack: str | Sequence[str] = "none",
+    attack: str | Sequence[str] = CLEAN,
     eps: str | None = None,
     suite: str = "mini",
     *,
     ood: Sequence[str] = (),
+    side: str = "ood",
     preset: str = "standard",
     budget: int | None = None,
     seed: int | Sequence[int] = 0,
@@ -113,7 +122,7 @@ def evaluate(
     force: bool = False,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
-    """Evaluate detectors on OOD images, clean or attacked.
+    """Evaluate detectors on clean or attacked images.
 
     What is stored already under the same identity is reused; the rest is computed and stored.
 
@@ -123,6 +132,8 @@ def evaluate(
         eps: Radius such as ``8/255``.
         suite: Name of the suite.
         ood: OOD sets; all of the suite by default.
+        side: Which images are attacked: ``ood``, to be accepted; ``id``, in-distribution ones, to
+            be rejected; ``both``, which gives the cells of all three.
         preset: ``standard`` or ``paper``.
         budget: Gradient steps an image.
         seed: Training seeds.
@@ -152,6 +163,7 @@ def evaluate(
         detectors=names(detector),
         attacks=names(attack),
         ood=tuple(ood),
+        side=side,
         seeds=(seed,) if isinstance(seed, int) else tuple(seed),
         eps=None if eps is None else parse_eps(eps),
         preset=preset,

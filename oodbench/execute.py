@@ -1,8 +1,7 @@
 """Carries out a plan: trains, scores, attacks, stores, and goes on where it was stopped."""
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,29 +12,28 @@ import numpy as np
 import torch
 from jsonschema import ValidationError
 
-from oodbench import intervals, metrics
+from oodbench.cells import Cell, Subjected
 from oodbench.errors import CellError, DamagedFileError, OodbenchError, RequestError
 from oodbench.files import locked
-from oodbench.identity import digest, parameters
+from oodbench.identity import digest
 from oodbench.images import Images
-from oodbench.judging import THEN
-from oodbench.plan import Cell, Plan, Subjected, described_cell
-from oodbench.plugins import fallback_of
+from oodbench.plan import Plan
+from oodbench.recording import Evidence, device_name, facts_of_search, record_of
 from oodbench.records import (
-    SCHEMA,
     Arrays,
     arrays_digest,
     ids_array,
     read_arrays,
     read_record,
+    read_scores,
     write_arrays,
     write_named,
     write_record,
 )
-from oodbench.searched import FORWARD_COST, Ledger, gradient_checks, health
+from oodbench.searched import FORWARD_COST
+from oodbench.sides import AttackedId, ood_source, with_clean_floor
 from oodbench.subject import Shown, judged
 from oodbench.work import Piece, Work, joined, run_work, with_memory
-from oodbench.workbench import versions
 
 _RANGE = 500
 """Images of a piece of work; what is lost when a run is killed is at most one piece."""
@@ -47,7 +45,7 @@ class Outcome:
 
     Attributes:
         records: Records of all cells that are there now, in the order of the plan.
-        computed: How many of them this run computed.
+        computed: How many records this run computed.
         failures: A line for each cell that failed.
         errors: The exceptions behind them.
     """
@@ -77,6 +75,7 @@ class _Run:
         self.bench = plan.bench
         self.outcome = Outcome()
         self._id_scores: dict[Subjected, Arrays] = {}
+        self._attacked: dict[Cell, AttackedId] = {}
         self._broken: set[Subjected] = set()
 
     def all_cells(self) -> None:
@@ -84,28 +83,44 @@ class _Run:
             self._prepare(subject)
         self._look_again()
         missing = [cell for cell in self.plan.missing if cell.subject not in self._broken]
-        groups: dict[Any, list[Cell]] = {}
+        self._score(self._to_score(missing))
+        self._combine([cell for cell in missing if cell.side != "ood"])
+
+    def _look_again(self) -> None:
+        """Use records whose weights were not there when the plan was made, but are the same now."""
+        for cell in self.plan.missing:
+            if cell.subject not in self._broken:
+                self.plan.find(cell)
+
+    def _to_score(self, missing: Iterable[Cell]) -> list[Cell]:
+        """Return what has to be scored or searched, each once: the cells, or what they stand on."""
+        found: dict[Cell, None] = {}
         for cell in missing:
-            key = (cell.stages[0], cell.image_set) if cell.shared else cell
+            if cell.side == "ood":
+                found[cell] = None
+                continue
+            source, search = ood_source(cell), self.plan.id_search(cell)
+            if source not in self.plan.done:
+                found[source] = None
+            known = self._attacked.get(search) or self._stored_search(search)
+            if known is None:
+                found[search] = None
+            else:
+                self._attacked[search] = known
+        return list(found)
+
+    def _score(self, cells: Iterable[Cell]) -> None:
+        groups: dict[Any, list[Cell]] = {}
+        for cell in cells:
+            key = (cell.stages[0], cell.image_set, cell.side) if cell.shared else cell
             groups.setdefault(key, []).append(cell)
         if not groups:
             return
         total = sum(self._cost(cells) for cells in groups.values())
         with self.bench.progress.task("scoring", total) as task:
-            for cells in groups.values():
-                title = cells[0].title if len(cells) == 1 else cells[0].image_set
-                self._group(tuple(cells), partial(task.advance, note=title))
-
-    def _look_again(self) -> None:
-        """Use records whose weights were not there when the plan was made, but are the same now."""
-        for cell in self.plan.missing:
-            folder = self.plan.record_path(cell).parent
-            if cell.subject in self._broken or not folder.exists():
-                continue
-            with locked(folder):
-                record = self.plan.look_up(cell)
-            if record is not None:
-                self.plan.done[cell] = record
+            for group in groups.values():
+                title = group[0].title if len(group) == 1 else group[0].image_set
+                self._group(tuple(group), partial(task.advance, note=title))
 
     def _cost(self, cells: Sequence[Cell]) -> float:
         """Return how much work is ticked for cells of one group."""
@@ -208,26 +223,78 @@ class _Run:
                     self._keep(cell, start, stop, result)
         for cell in cells:
             if cell not in failed:
-                self._store(cell, pieces[cell])
+                self._store_pieces(cell, pieces[cell])
 
-    def _store(self, cell: Cell, pieces: list[Piece]) -> None:
+    def _store_pieces(self, cell: Cell, pieces: list[Piece]) -> None:
+        arrays = joined([piece.arrays for piece in pieces])
+        attack = facts_of_search(cell, pieces, arrays)
+        seconds = sum(piece.seconds for piece in pieces)
+        device = device_name(self.bench.device)
+        clean = self._id_scores[cell.subject]
+        if cell.side == "id":
+            arrays = with_clean_floor(cell.subject.detector.instance, arrays, clean)
+            self._store_search(cell, AttackedId(arrays, attack, seconds, device))
+        else:
+            self._store(cell, Evidence(clean, arrays, attack, seconds, device))
+        if cell in self.plan.done or cell in self._attacked:
+            shutil.rmtree(self._parts_folder(cell), ignore_errors=True)
+
+    def _store(self, cell: Cell, evidence: Evidence) -> None:
         path = self.plan.record_path(cell)
         # Another process may have stored the same cell meanwhile: then its files stay.
         with locked(path.parent):
             record = self.plan.look_up(cell)
             if record is None:
                 try:
-                    write_record(path, *self._record(cell, pieces))
+                    made = record_of(cell, self.bench, self.plan.identities, evidence)
+                    write_record(path, made, evidence.ood)
                 except (ValueError, ValidationError) as error:
                     self._fail(cell.title, error)
                     return
                 record = read_record(path)
                 self.outcome.computed += 1
         self.plan.done[cell] = record
-        shutil.rmtree(self._parts_folder(cell), ignore_errors=True)
+
+    def _store_search(self, search: Cell, attacked: AttackedId) -> None:
+        path = self.plan.search_path(search)
+        with locked(path.parent):
+            known = self._stored_search(search)
+            if known is None:
+                known = attacked
+                meta = self._part_meta(search) | {
+                    "attack": attacked.attack,
+                    "seconds": attacked.seconds,
+                    "device": attacked.device,
+                }
+                folder = self.plan.place(search.subject).suite_folder
+                write_named(path, attacked.arrays, meta, folder, search.image_set)
+        self._attacked[search] = known
+
+    def _stored_search(self, search: Cell) -> AttackedId | None:
+        meta = self._part_meta(search)
+        return self.plan.attacked_id(search, meta["weights"], meta["id_scores"])
+
+    def _combine(self, cells: Sequence[Cell]) -> None:
+        """Make the records of sides ``id`` and ``both`` of what they stand on, as far as it is."""
+        with self.bench.progress.task("combining sides", len(cells)) as task:
+            for cell in cells:
+                source, search = ood_source(cell), self.plan.id_search(cell)
+                # What failed has been told.
+                if source in self.plan.done and search in self._attacked:
+                    record = self.plan.done[source]
+                    evidence = Evidence(
+                        clean=self._id_scores[cell.subject],
+                        ood=read_scores(self.plan.record_path(source), record),
+                        attack=record["attack"],
+                        seconds=record["seconds"],
+                        device=record["device"],
+                        attacked=self._attacked[search],
+                    )
+                    self._store(cell, evidence)
+                task.advance(1, cell.title)
 
     def _parts_folder(self, cell: Cell) -> Path:
-        path = self.plan.record_path(cell)
+        path = self.plan.search_path(cell) if cell.side == "id" else self.plan.record_path(cell)
         return path.parent / f".{path.stem}.parts"
 
     def _part_meta(self, cell: Cell) -> dict[str, str]:
@@ -256,121 +323,3 @@ class _Run:
         if any(meta.get(key) != value for key, value in self._part_meta(cell).items()):
             return None
         return Piece(arrays, meta["ledger"], meta["seconds"])
-
-    # Records
-
-    def _record(self, cell: Cell, pieces: list[Piece]) -> tuple[dict[str, Any], Arrays]:
-        arrays = joined([piece.arrays for piece in pieces])
-        known = self._id_scores[cell.subject]
-        id_scores, ood_scores = known["scores"], arrays["scores"]
-        values = metrics.compute(id_scores, ood_scores)
-        bounds = intervals.intervals(id_scores, ood_scores)
-        right, rejected = int(known["correct"].sum()), values["fnr"] * len(id_scores)
-        bounds["accuracy"] = intervals.proportion_interval(right, len(id_scores))
-        bounds["fnr"] = intervals.proportion_interval(round(rejected), len(id_scores))
-        suite = self.bench.suite(cell.subject.taught.suite)
-        note = suite.image_set(cell.image_set).card.note
-        told = described_cell(cell, self.plan.identities)
-        told["digests"] |= {
-            "weights": self.bench.weights(cell.subject.taught).digest,
-            "id_scores": arrays_digest(known),
-        }
-        threshold = values.pop("threshold")
-        record = {
-            "schema": SCHEMA,
-            **told,
-            "n_id": len(id_scores),
-            "n_ood": len(ood_scores),
-            **values,
-            "accuracy": right / len(id_scores),
-            "threshold": threshold if np.isfinite(threshold) else str(threshold),
-            "intervals": {name: list(pair) for name, pair in bounds.items()},
-            "attack": self._attack(cell, pieces, arrays),
-            "versions": versions() | {"plugins": _plugin_versions(self.plan.identities.cell(cell))},
-            "device": device_name(self.bench.device),
-            "seconds": round(sum(piece.seconds for piece in pieces), 3),
-            "notes": [
-                *dict.fromkeys(text for text in (note, *cell.notes) if text),
-                *metrics.notes(id_scores, ood_scores),
-            ],
-            "extras": self._extras(cell, known, arrays),
-        }
-        return record, arrays
-
-    def _attack(self, cell: Cell, pieces: list[Piece], arrays: Arrays) -> dict[str, Any] | None:
-        stages = [stage.instance for stage in cell.stages]
-        budget = sum(stage.gradient_steps for stage in stages)
-        queries = sum(stage.queries for stage in stages)
-        if not budget and not queries:
-            return None
-        ledger = Ledger()
-        for piece in pieces:
-            ledger.add(piece.ledger)
-        first = ledger.first
-        attack = {
-            "params": parameters(cell.perturbation.instance),
-            "budget": budget,
-            "queries": queries,
-            "steps": ledger.gradient_images / len(arrays["ids"]),
-            "restarts": sum(stage.restarts(sorted(first)) for stage in stages),
-            "objectives": sorted(first),
-            "won": _won(cell, arrays["tags"].tolist()),
-            "health": health(first),
-        }
-        if ledger.checks["images"]:
-            attack["gradient"] = gradient_checks(ledger.checks)
-        fallback = fallback_of(stages[-1])
-        if ledger.fallback["images"] and fallback is not None:
-            attack["fallback"] = {
-                "name": stages[-1].fallback,
-                "images": ledger.fallback["images"],
-                "queries": fallback.queries,
-            }
-        return attack
-
-    def _extras(self, cell: Cell, known: Arrays, arrays: Arrays) -> dict[str, Any]:
-        extras: dict[str, Any] = {}
-        decision = cell.subject.detector.instance.decision
-        if decision is not None:
-            extras["decision"] = metrics.at_threshold(known["scores"], arrays["scores"], decision)
-        if cell.perturbation.instance.preset == "paper":
-            ours, theirs = (a.get("published", a["scores"]) for a in (known, arrays))
-            extras |= metrics.published(ours, theirs)
-            extras["auroc_published"] = metrics.auroc(ours, theirs)
-            if decision is not None:
-                # Fault Q3: published figures of such a detector are those of its decision.
-                extras["fpr95_published"] = extras["decision"]["fpr"]
-                extras["auroc_published"] = extras["decision"]["auroc"]
-        return extras
-
-
-def _plugin_versions(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the versions of a cell's plugins, or the digests of the source of others' plugins."""
-    plugins = [identity[kind] for kind in ("detector", "recipe", "network", "perturbation")]
-    stages = identity["stages"]
-    fallbacks = [stage["fallback"] for stage in stages if "fallback" in stage]
-    return {
-        plugin["name"]: plugin.get("version", plugin.get("source"))
-        for plugin in [*plugins, *stages, *fallbacks]
-    }
-
-
-def _won(cell: Cell, tags: Sequence[str]) -> dict[str, Any]:
-    """Count what made the chosen images; by stage where there are several.
-
-    Candidates that all detectors share are counted by kind, such as the type of a corruption; the
-    scores' file has every image's whole tag.
-    """
-    by_stage = zip(*(tag.split(THEN) for tag in tags), strict=True)
-    counts = {}
-    for stage, column in zip(cell.stages, by_stage, strict=True):
-        kinds = [tag.partition("/")[0] if stage.instance.shared else tag for tag in column]
-        counts[stage.name] = dict(sorted(Counter(kinds).items()))
-    return counts if len(counts) > 1 else counts[cell.stages[0].name]
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a device for a record."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"{device.type}: {torch.get_num_threads()} threads"

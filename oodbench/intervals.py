@@ -16,14 +16,18 @@ AUROC, AUPR
     reference of AUROC is Hanley & McNeil's (Radiology 1982), averaged over the classes as in method
     5 of Newcombe (Statistics in Medicine 2006). Perfect separation: see :func:`_exact_bound`.
 
-FPR@95, both conventions
+FPR@95, both conventions, and the FNR of attacked ID images
     Fiducial: the number of the n threshold-setting images within the population quantile is
     Binomial(n, 0.95), which places the threshold between two order statistics; given that, the
     share of the other class has the Jeffreys posterior Beta(c + 1/2, m - c + 1/2). This joins both
     uncertainties and stays calibrated near 0 and 1, where the conservative form (outer order
     statistics, Clopper-Pearson) covers 96 to 100 % and is up to half as wide again. Below 59
     threshold-setting images no distribution-free one-sided 95 % bound exists; see
-    :func:`_counts_within`.
+    :func:`_counts_within`. The clean images that set the threshold of an FNR are the attacked ones
+    before the attack, and are taken as independent, which errs to the wide side: a sample that
+    scores high raises the threshold too. On Gaussian scores shifted by an attack, 120 to 2000
+    images, it covers 95 to 100 %, and is up to half as wide again as a paired bootstrap, which
+    covers as little as 82 % near 1.
 
 Detection error
     The two error shares at the best threshold, Wilson intervals joined by the square-and-add rule
@@ -85,6 +89,7 @@ def intervals(
     id_scores: npt.ArrayLike,
     ood_scores: npt.ArrayLike,
     *,
+    clean_id_scores: npt.ArrayLike | None = None,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
@@ -93,16 +98,24 @@ def intervals(
     Args:
         id_scores: Shape ``(n,)``, higher = more OOD.
         ood_scores: Shape ``(m,)``.
+        clean_id_scores: What sets the threshold where ``id_scores`` are those of attacked images.
         seed: Key of the random numbers, 0 <= seed < 2^64.
         confidence: Nominal coverage, in (0, 1).
 
     Returns:
-        ``fpr95``, ``fpr95_ood``, ``auroc``, ``aupr_out``, ``aupr_in``, ``detection_error``.
+        ``fpr95``, ``fpr95_ood``, ``auroc``, ``aupr_out``, ``aupr_in``, ``detection_error``; with
+        ``clean_id_scores`` also ``fnr``.
 
     Raises:
         ValueError: If scores are empty or contain NaN, or confidence is not in (0, 1).
     """
-    out = mean_intervals(id_scores, [ood_scores], seed=seed, confidence=confidence)
+    out = mean_intervals(
+        id_scores,
+        [ood_scores],
+        clean_id_scores=clean_id_scores,
+        seed=seed,
+        confidence=confidence,
+    )
     out["detection_error"] = _detection_error(
         sorted_scores(id_scores), sorted_scores(ood_scores), seed, _tail(confidence)
     )
@@ -113,6 +126,7 @@ def mean_intervals(
     id_scores: npt.ArrayLike,
     ood_scores: Sequence[npt.ArrayLike],
     *,
+    clean_id_scores: npt.ArrayLike | None = None,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
@@ -124,11 +138,13 @@ def mean_intervals(
     Args:
         id_scores: Shape ``(n,)``, higher = more OOD.
         ood_scores: One array of shape ``(m_s,)`` a set.
+        clean_id_scores: What sets the threshold where ``id_scores`` are those of attacked images.
         seed: Key of the random numbers, 0 <= seed < 2^64.
         confidence: Nominal coverage, in (0, 1).
 
     Returns:
-        ``fpr95``, ``fpr95_ood``, ``auroc``, ``aupr_out``, ``aupr_in``.
+        ``fpr95``, ``fpr95_ood``, ``auroc``, ``aupr_out``, ``aupr_in``; with ``clean_id_scores``
+        also ``fnr``, which is the same for all sets.
 
     Raises:
         ValueError: If there is no set, scores are empty or contain NaN, or confidence is not in
@@ -139,7 +155,8 @@ def mean_intervals(
     sets = [sorted_scores(scores, "OOD scores") for scores in ood_scores]
     if not sets:
         raise ValueError("need at least one set of OOD scores")
-    found = [metrics.compute(a, b) for b in sets]
+    setting = a if clean_id_scores is None else sorted_scores(clean_id_scores, "clean ID scores")
+    found = [metrics.compute(a, b, clean_id_scores=setting) for b in sets]
     mean = {key: min(1.0, float(np.mean([f[key] for f in found]))) for key in found[0]}
 
     n, fewest = a.size, min(b.size for b in sets)
@@ -163,9 +180,11 @@ def mean_intervals(
         ),
     }
     draws = {
-        "fpr95": _fpr95(a, sets, _generator(seed, 1)),
+        "fpr95": _fpr95(setting, sets, _generator(seed, 1)),
         "fpr95_ood": _fpr95_ood(a, sets, _generator(seed, 2)),
     }
+    if clean_id_scores is not None:
+        draws["fnr"] = 1 - _fpr95(setting, [a], _generator(seed, 4))
     out = {}
     for key, values in draws.items():
         low, high = np.quantile(values, [tail, 1 - tail])

@@ -205,8 +205,19 @@ def detection_error(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> floa
     return _detection_error(*tie_counts(*_both(id_scores, ood_scores))[1:])
 
 
-def compute(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> dict[str, float]:
+def compute(
+    id_scores: npt.ArrayLike,
+    ood_scores: npt.ArrayLike,
+    *,
+    clean_id_scores: npt.ArrayLike | None = None,
+) -> dict[str, float]:
     """Return every metric of this module, sorting once.
+
+    Args:
+        id_scores: Shape ``(n,)``, higher = more OOD.
+        ood_scores: Shape ``(m,)``.
+        clean_id_scores: What sets the threshold of ``fpr95`` and ``fnr`` where ``id_scores`` are
+            those of attacked images, shape ``(k,)``; None where they are clean themselves.
 
     Returns:
         ``fpr95``, ``fpr95_ood``, ``auroc``, ``aupr_out``, ``aupr_in``, ``detection_error``, and
@@ -216,10 +227,11 @@ def compute(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> dict[str, fl
         ValueError: If scores are empty or contain NaN.
     """
     a, b = _both(id_scores, ood_scores)
+    setting = a if clean_id_scores is None else sorted_scores(clean_id_scores, "clean ID scores")
     _, at_a, at_b = tie_counts(a, b)
-    threshold = float(a[_rank95(a.size) - 1])
+    threshold = float(setting[_rank95(setting.size) - 1])
     return {
-        "fpr95": _fpr95(a, b),
+        "fpr95": _fpr95(setting, b),
         "fpr95_ood": _fpr95_ood(a, b),
         "auroc": _auroc(at_a, at_b),
         "aupr_out": _average_precision(at_b[::-1], at_a[::-1]),

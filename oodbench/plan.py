@@ -6,14 +6,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from oodbench.cells import Cell, Identities, Subjected
 from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
-from oodbench.identity import PROTOCOL, digest, parameters, question
-from oodbench.perturbation import Perturbation
+from oodbench.identity import digest, parameters
 from oodbench.plugins import PluginSpec, field_types, passed_on, resolved, with_settings
-from oodbench.records import Arrays, Place, arrays_digest, read_named, read_record, read_scores
+from oodbench.records import (
+    SIDES,
+    Arrays,
+    Place,
+    arrays_digest,
+    read_named,
+    read_record,
+    read_scores,
+)
 from oodbench.registry import entries, find, load
-from oodbench.threat import format_eps
+from oodbench.sides import CLEAN, AttackedId, id_search, ood_source, sides_of
 from oodbench.workbench import Taught, Workbench
 
 
@@ -26,6 +34,8 @@ class Request:
         detectors: Names or paths; ``all`` is every one that is registered.
         attacks: Names or paths; ``all`` is every one that declares itself part of it.
         ood: OOD sets; empty for all of the suite.
+        side: Which images are attacked: ``ood``, ``id``, or ``both``, which plans the cells of
+            all three.
         seeds: Training seeds.
         eps: Radius in grey levels of the perturbations that have one.
         preset: ``standard`` or ``paper``.
@@ -40,8 +50,9 @@ class Request:
 
     suite: str = "mini"
     detectors: Sequence[str] = ("all",)
-    attacks: Sequence[str] = ("none",)
+    attacks: Sequence[str] = (CLEAN,)
     ood: Sequence[str] = ()
+    side: str = "ood"
     seeds: Sequence[int] = (0,)
     eps: int | None = None
     preset: str = "standard"
@@ -51,126 +62,6 @@ class Request:
     limit: int | None = None
     precision: str | None = None
     settings: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Subjected:
-    """A detector with trained weights, on some of a suite's test images.
-
-    Attributes:
-        detector: The detector, its parameters resolved.
-        taught: The training behind it.
-        limit: Images of each test set; None for all.
-    """
-
-    detector: PluginSpec
-    taught: Taught
-    limit: int | None
-
-    @property
-    def title(self) -> str:
-        """Short name for people."""
-        return f"{self.detector.name}, seed {self.taught.seed}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The recipe's class may stand in a file that another process has not imported; the
-        # reference to the detector brings it there.
-        taught = self.taught
-        names = (taught.suite, taught.schedule, taught.network)
-        return _subjected, (self.detector, *names, taught.seed, self.limit)
-
-
-def _subjected(
-    detector: PluginSpec, suite: str, schedule: str, network: str, seed: int, limit: int | None
-) -> Subjected:
-    taught = Taught(suite, detector.instance.recipe, schedule, network, seed)
-    return Subjected(detector, taught, limit)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number-bearing unit.
-
-    Attributes:
-        subject: The detector.
-        perturbation: What happens to the images.
-        stages: The perturbations of a composition; the perturbation itself otherwise.
-        image_set: Name of the OOD set.
-        precision: Type of the search's arithmetic; float32 where nothing is searched.
-    """
-
-    subject: Subjected
-    perturbation: PluginSpec
-    stages: tuple[PluginSpec, ...]
-    image_set: str
-    precision: str
-
-    @property
-    def title(self) -> str:
-        """Short name for people."""
-        return f"{self.subject.title}, {self.perturbation.name} on {self.image_set}"
-
-    @property
-    def shared(self) -> bool:
-        """Whether the first candidates are the same for all detectors."""
-        return bool(self.stages[0].instance.shared)
-
-    @property
-    def notes(self) -> list[str]:
-        """What a table has to say of the perturbation and its stages."""
-        return [spec.instance.note for spec in (self.perturbation, *self.stages)]
-
-
-class Identities:
-    """Identities of a run's cells, with the digests that they need."""
-
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
-        self._subjects: dict[Subjected, dict[str, Any]] = {}
-
-    def subject(self, subject: Subjected) -> dict[str, Any]:
-        """Return what determines the scores of the in-distribution test images."""
-        if subject not in self._subjects:
-            bench, taught = self._bench, subject.taught
-            suite = bench.suite(taught.suite)
-            weights = bench.weights_identity(taught)
-            test = bench.images(taught.suite, suite.id_set, "test").digest
-            fitted = {}
-            if subject.detector.instance.needs_pool:
-                fitted["pool"] = bench.images(taught.suite, suite.pool, "train").digest
-            self._subjects[subject] = {
-                "protocol": PROTOCOL,
-                "suite": Path(taught.suite).stem,
-                "limit": subject.limit,
-                "detector": subject.detector.identity(),
-                **bench.training_question(taught),
-                "digests": {**weights["digests"], **fitted, "id": test, "start": weights["start"]},
-            }
-        return self._subjects[subject]
-
-    def cell(self, cell: Cell) -> dict[str, Any]:
-        """Return what determines a cell."""
-        subject = self.subject(cell.subject)
-        images = self._bench.images(cell.subject.taught.suite, cell.image_set, "test")
-        return {
-            **subject,
-            "digests": {**subject["digests"], "set": images.digest},
-            "set": cell.image_set,
-            "side": "ood",
-            "perturbation": cell.perturbation.identity(),
-            "stages": [_stage_identity(stage) for stage in cell.stages],
-            "precision": cell.precision,
-        }
-
-
-def _stage_identity(stage: PluginSpec) -> dict[str, Any]:
-    """Return the identity of a stage, with what it falls back to where it does."""
-    fallback = stage.instance.fallback
-    if not fallback or stage.instance.preset == "paper":
-        return stage.identity()
-    return stage.identity() | {
-        "fallback": passed_on(fallback, parameters(stage.instance)).identity()
-    }
 
 
 @dataclass
@@ -183,7 +74,8 @@ class Plan:
         bench: Where it is carried out.
         identities: Identities of the cells.
         force: Whether to compute what is stored too.
-        done: Records that can be used as they are, by cell.
+        done: Records that can be used as they are, by cell; also of cells that were not asked
+            for, where one that was stands on them.
     """
 
     cells: list[Cell]
@@ -235,11 +127,35 @@ class Plan:
         """Return the file of a detector's in-distribution scores."""
         return self.place(subject).id_scores(digest(self.identities.subject(subject)))
 
+    def search_path(self, search: Cell) -> Path:
+        """Return the file of the attacked in-distribution images of a search."""
+        identity = digest(self.identities.cell(search))
+        return self.place(search.subject).id_attacked(search.perturbation.name, identity)
+
+    def id_search(self, cell: Cell) -> Cell:
+        """Return the search on in-distribution images that a cell stands on."""
+        return id_search(cell, self.bench.suite(cell.subject.taught.suite).id_set)
+
+    def find(self, cell: Cell) -> None:
+        """Take note of what is stored of a cell, and of the one that it stands on.
+
+        Raises:
+            DamagedFileError: If a file is damaged or belongs to another cell.
+        """
+        for one in (cell,) if cell.side == "ood" else (ood_source(cell), cell):
+            folder = self.record_path(one).parent
+            if one in self.done or self.force or not folder.exists():
+                continue
+            with locked(folder):
+                record = self.look_up(one)
+            if record is not None:
+                self.done[one] = record
+
     def look_up(self, cell: Cell) -> dict[str, Any] | None:
         """Return what is stored of a cell if it can be used as it is.
 
         It can if it has the same identity and was computed from the weights and in-distribution
-        scores that are there now.
+        scores that are there now, and from the search and the cell that it stands on.
 
         Raises:
             DamagedFileError: If a file is damaged or belongs to another cell.
@@ -261,7 +177,17 @@ class Plan:
         known = self.id_scores(cell.subject, weights.digest)
         if known is None or arrays_digest(known) != record["digests"]["id_scores"]:
             return None
-        return record
+        if cell.side == "ood":
+            return record
+        source = self.done.get(ood_source(cell))
+        attacked = self.attacked_id(self.id_search(cell), weights.digest, arrays_digest(known))
+        if source is None or attacked is None:
+            return None
+        digests = {
+            "scores": source["digests"]["scores"],
+            "id_attacked": arrays_digest(attacked.arrays),
+        }
+        return record if digests.items() <= record["digests"].items() else None
 
     def id_scores(self, subject: Subjected, weights: str) -> Arrays | None:
         """Return the stored in-distribution scores of a detector with these weights.
@@ -279,6 +205,29 @@ class Plan:
             )
         return arrays if meta.get("weights") == weights else None
 
+    def attacked_id(self, search: Cell, weights: str, id_scores: str) -> AttackedId | None:
+        """Return the stored result of a search on in-distribution images.
+
+        Args:
+            search: The search.
+            weights: Digest of the weights.
+            id_scores: Digest of the scores of the clean images.
+
+        Raises:
+            DamagedFileError: If the file is damaged or belongs to another search.
+        """
+        path = self.search_path(search)
+        if self.force or self.bench.settings.retrain or not path.exists():
+            return None
+        arrays, meta = read_named(path, self.place(search.subject).suite_folder)
+        if meta.get("identity") != digest(self.identities.cell(search)):
+            raise DamagedFileError(
+                f"{path} belongs to another search; delete it, or replace it with --force"
+            )
+        if (meta.get("weights"), meta.get("id_scores")) != (weights, id_scores):
+            return None
+        return AttackedId(arrays, meta["attack"], meta["seconds"], meta["device"])
+
 
 def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool = False) -> Plan:
     """Resolve names and parameters, and look up what is stored.
@@ -295,6 +244,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         raise RequestError(f"--limit {request.limit}: at least 1 image is needed")
     if request.budget is not None and request.budget < 1:
         raise RequestError(f"--budget {request.budget}: at least 1 gradient step is needed")
+    _check_side(request)
     schedule = request.schedule or suite.schedule
     network = request.network or suite.network
     bench.schedule(request.suite, schedule)
@@ -328,22 +278,36 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
             _stages(attack),
             image_set,
             precision if _searches(attack) else "float32",
+            side,
         )
         for detector in detectors
         for seed in request.seeds
         for attack in attacks
+        for side in sides_of(request.side, _stages(attack))
         for image_set in sets
     ]
+    if request.side != "ood" and all(cell.side == "ood" for cell in cells):
+        names = ", ".join(attack.name for attack in attacks)
+        bench.progress.note(f"--side {request.side} means nothing to {names}: no image is attacked")
     plan = Plan(cells, results, bench, Identities(bench), force)
     for cell in cells:
-        folder = plan.record_path(cell).parent
-        if force or not folder.exists():
-            continue
-        with locked(folder):
-            record = plan.look_up(cell)
-        if record is not None:
-            plan.done[cell] = record
+        plan.find(cell)
     return plan
+
+
+def _check_side(request: Request) -> None:
+    """Refuse a side that there is not, or that nothing was published for.
+
+    Raises:
+        RequestError: If it is one.
+    """
+    if request.side not in SIDES:
+        raise RequestError(f"--side {request.side}: there are {', '.join(SIDES)}")
+    if request.preset == "paper" and request.side != "ood":
+        raise RequestError(
+            f"--side {request.side}: no attack on in-distribution images was published; leave it"
+            " out or use --preset standard"
+        )
 
 
 def _all_attacks() -> list[str]:
@@ -438,30 +402,3 @@ def _chosen_sets(asked: Sequence[str], known: Sequence[str]) -> list[str]:
     if unknown:
         raise RequestError(f"--ood {unknown[0]}: the suite has {', '.join(known)}")
     return [name for name in known if not asked or name in asked]
-
-
-def described_cell(cell: Cell, identities: Identities) -> dict[str, Any]:
-    """Return the fields of a cell's record that say what was asked."""
-    identity = identities.cell(cell)
-    perturbation: Perturbation = cell.perturbation.instance
-    radius = getattr(perturbation, "eps", None)
-    return {
-        "identity": digest(identity),
-        "cell_key": digest(question(identity)),
-        "suite": identity["suite"],
-        "detector": cell.subject.detector.name,
-        "params": identity["detector"]["params"],
-        "recipe": identity["recipe"],
-        "schedule": identity["schedule"],
-        "network": identity["network"]["name"],
-        "seed": cell.subject.taught.seed,
-        "perturbation": cell.perturbation.name,
-        "preset": perturbation.preset,
-        "eps": None if radius is None else format_eps(radius),
-        "side": identity["side"],
-        "kind": "empirical",
-        "precision": identity["precision"],
-        "set": cell.image_set,
-        "protocol": PROTOCOL,
-        "digests": dict(identity["digests"]),
-    }

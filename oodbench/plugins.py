@@ -12,7 +12,7 @@ from typing import Any
 from oodbench.errors import RequestError
 from oodbench.identity import parameters
 from oodbench.perturbation import Perturbation
-from oodbench.registry import KINDS, find, source_digest
+from oodbench.registry import KINDS, entries, find, load, source_digest
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,18 @@ def fallback_of(perturbation: Perturbation) -> Perturbation | None:
     found = passed_on(perturbation.fallback, parameters(perturbation)).instance
     assert isinstance(found, Perturbation)
     return found
+
+
+def with_role(role: str) -> str:
+    """Return the name of the perturbation that an audit uses for something, a built-in one first.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    for name in entries("attacks"):
+        if load("attacks", name).role == role:
+            return name
+    raise RequestError(f"no attack has the role {role}, which an audit needs")
 
 
 def field_types(spec: PluginSpec) -> Mapping[str, Any]:

@@ -26,6 +26,9 @@ _SMALL = 600
 SCHEMA = 1
 """Version of the record format; older ones are read through `_UPGRADES`."""
 
+SIDES = ("ood", "id", "both")
+"""Which test images are attacked; see `oodbench.sides`."""
+
 _UPGRADES: dict[int, Any] = {}
 """Steps by the version that they start from: record → record of the next version."""
 
@@ -58,6 +61,10 @@ class Place:
     def id_scores(self, identity: str) -> Path:
         """File of the scores of the in-distribution test images."""
         return self.folder / f"id--{identity[:SHORT]}.npz"
+
+    def id_attacked(self, perturbation: str, identity: str) -> Path:
+        """File of the scores of the attacked in-distribution test images."""
+        return self.folder / perturbation / f"id--{identity[:SHORT]}.npz"
 
     @property
     def suite_folder(self) -> Path:
@@ -279,7 +286,12 @@ def read_scores(path: Path, record: Mapping[str, Any] | None = None) -> dict[str
 
 def find_records(root: Path) -> list[Path]:
     """Return the files of all records below a results folder, in order."""
-    return sorted(path for path in root.rglob("*--*.json") if path.parent.parent.name.isdigit())
+    # The name of a record has no dot; beside it lies what else is known of it.
+    return sorted(
+        path
+        for path in root.rglob("*--*.json")
+        if path.parent.parent.name.isdigit() and "." not in path.stem
+    )
 
 
 @cache

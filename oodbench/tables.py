@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from oodbench.marks import MARK, MEANING, Figure, Finding, explained, marks
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-GroupKey = tuple[str, str, str, int]
-"""Detector, its parameters, perturbation, training seed."""
+GroupKey = tuple[str, str, str, int, str]
+"""Detector, its parameters, perturbation, training seed, side."""
 
 _GAP = 3
 """Blanks between two columns."""
@@ -17,6 +19,11 @@ _GAP = 3
 CONVENTION = (
     "FPR@95: share of OOD images accepted where 95 % of in-distribution images are"
     " (fpr95; OpenOOD's convention is fpr95_ood in the record)."
+)
+
+FNR_CONVENTION = (
+    "FNR@95: share of in-distribution images rejected at that threshold, which is that of the"
+    " clean ones; sides id and both attack them (fnr in the record)."
 )
 
 
@@ -37,7 +44,18 @@ def _interval(pair: Sequence[float]) -> str:
 
 def group_key(record: Mapping[str, Any]) -> GroupKey:
     """Return what the records of one row of means have in common."""
-    return (record["detector"], str(record["params"]), record["perturbation"], record["seed"])
+    return (
+        record["detector"],
+        str(record["params"]),
+        record["perturbation"],
+        record["seed"],
+        record["side"],
+    )
+
+
+def attacks_id(records: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether in-distribution images are attacked in any of some records."""
+    return any(record["side"] != "ood" for record in records)
 
 
 def _groups(records: Iterable[dict[str, Any]]) -> dict[GroupKey, list[dict[str, Any]]]:
@@ -82,6 +100,7 @@ def print_tables(
     notes: Sequence[str] = (),
     mean_intervals: Mapping[GroupKey, Mapping[str, Sequence[float]]] | None = None,
     changed: Sequence[str] = (),
+    audits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Print a row for each OOD set where there is one block of them, else a row of means.
 
@@ -91,6 +110,7 @@ def print_tables(
         notes: What stands under the table.
         mean_intervals: Intervals of the means over OOD sets by `group_key`.
         changed: What was asked for that is not usual, such as ``odin.temperature=10``.
+        audits: Audits of the records by identity, as far as there are any.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -99,6 +119,11 @@ def print_tables(
     bounds = mean_intervals or {}
     by_set = len(groups) == 1
     columns = _by_set(records, bounds) if by_set else _by_group(groups, bounds)
+    found = {
+        key: [marks(record, (audits or {}).get(record["identity"])) for record in groups[key]]
+        for key in groups
+    }
+    columns += _marked(found, by_set)
     table = Table(
         box=SIMPLE_HEAD,
         title=", ".join([_title(records), *changed]),
@@ -119,12 +144,43 @@ def print_tables(
     console.print(table)
     console.print()
     gone = [column.header for column in columns if column not in kept]
-    for line in _footnotes(records, notes, gone, by_set):
+    lines = [*_footnotes(records, notes, gone, by_set), *_faults(found)]
+    for line in lines:
         console.print(line, style="dim", highlight=False, markup=False)
 
 
+Found = Mapping[GroupKey, Sequence[Sequence[Finding]]]
+"""What checks of the attack found of each record of each row of means."""
+
+
+def _marked(found: Found, by_set: bool) -> list[_Column]:
+    """Return a column of marks, if any row has one."""
+    each = [bool(one) for rows in found.values() for one in rows]
+    whole = [any(rows) for rows in found.values()]
+    flags = [*each, *whole] if by_set else whole
+    return [_Column("", tuple(MARK if flag else "" for flag in flags), left=True)] * any(flags)
+
+
+def _faults(found: Found) -> list[str]:
+    """Say what the marks mean."""
+    several = len({seed for _, _, _, seed, _ in found}) > 1
+    figures = [
+        Figure(
+            f"{detector}, seed {seed}" if several else detector,
+            attack if side == "ood" else f"{attack} on side {side}",
+            len(rows),
+            [finding for row in rows for finding in row],
+        )
+        for (detector, _, attack, seed, side), rows in found.items()
+    ]
+    lines = [f"{MARK} {line}." for line in explained(figures)]
+    return [f"{MARK} {MEANING}:", *lines] if lines else []
+
+
 def _metrics(
-    values: Sequence[Mapping[str, float]], bounds: Sequence[Mapping[str, Sequence[float]]]
+    values: Sequence[Mapping[str, float]],
+    bounds: Sequence[Mapping[str, Sequence[float]]],
+    with_fnr: bool,
 ) -> list[_Column]:
     def shown(metric: str) -> tuple[str, ...]:
         return tuple(_percent(value[metric]) for value in values)
@@ -132,9 +188,11 @@ def _metrics(
     def between(metric: str) -> tuple[str, ...]:
         return tuple(_interval(pair[metric]) if metric in pair else "" for pair in bounds)
 
+    rejected = [_Column("FNR@95 ↓", shown("fnr")), _Column("95 %", between("fnr"), 3)]
     return [
         _Column("FPR@95 ↓", shown("fpr95")),
         _Column("95 %", between("fpr95"), 2),
+        *(rejected if with_fnr else []),
         _Column("AUROC ↑", shown("auroc")),
         _Column("95 %", between("auroc"), 4),
         _Column("AUPR ↑", shown("aupr_out"), 1),
@@ -142,7 +200,7 @@ def _metrics(
 
 
 def _means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    return {metric: _mean(records, metric) for metric in ("fpr95", "auroc", "aupr_out")}
+    return {metric: _mean(records, metric) for metric in ("fpr95", "fnr", "auroc", "aupr_out")}
 
 
 def _by_set(
@@ -155,6 +213,7 @@ def _by_set(
         *_metrics(
             [*records, _means(records)],
             [*(record["intervals"] for record in records), bounds.get(group_key(records[0]), {})],
+            attacks_id(records),
         ),
     ]
 
@@ -171,6 +230,7 @@ def _by_group(
     labels = [
         ("detector", [key[0] for key in groups], True),
         ("attack", [key[2] for key in groups], True),
+        ("side", [key[4] for key in groups], True),
         ("seed", [str(key[3]) for key in groups], False),
         ("sets", [f"{len(rows)} of {whole}" for rows in groups.values()], False),
     ]
@@ -185,7 +245,11 @@ def _by_group(
     accuracy = tuple(_percent(rows[0]["accuracy"]) for rows in groups.values())
     return [
         *columns,
-        *_metrics(means, [bounds.get(key, {}) for key in groups]),
+        *_metrics(
+            means,
+            [bounds.get(key, {}) for key in groups],
+            any(attacks_id(rows) for rows in groups.values()),
+        ),
         _Column("acc.", accuracy, 3),
     ]
 
@@ -198,6 +262,8 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
         parts.append(first["detector"])
     if same["perturbation"]:
         parts.append(first["perturbation"])
+    if same["side"] and first["side"] != "ood":
+        parts.append(f"side {first['side']}")
     radii = sorted({record["eps"] for record in records if record["eps"]})
     if radii:
         parts.append(f"eps {', '.join(radii)}")
@@ -225,7 +291,7 @@ def told_of_attack(preset: str, budget: int, queries: int, precision: str = "flo
 def _footnotes(
     records: Sequence[dict[str, Any]], notes: Sequence[str], gone: Sequence[str], by_set: bool
 ) -> list[str]:
-    lines = [CONVENTION]
+    lines = [CONVENTION, FNR_CONVENTION] if attacks_id(records) else [CONVENTION]
     if by_set:
         first = records[0]
         low, high = first["intervals"]["accuracy"]

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from oodbench.cells import Cell
 from oodbench.judging import Verdict, final_scores, first_stage, next_stage
-from oodbench.plan import Cell
 from oodbench.records import Arrays, ids_array
 from oodbench.searched import Ledger
 from oodbench.subject import Shown, Subject, judged
@@ -30,7 +30,9 @@ class Work:
     done, and results are put together by image.
 
     Attributes:
-        cells: The cells, on the same set; they differ in the detector and in later stages.
+        cells: The cells, on the same set; they differ in the detector and in later stages. On an
+            OOD set they are of side ``ood`` and the score is lowered; on the in-distribution set
+            they are the searches of side ``id``, and the score is raised.
         start: First image.
         stop: Image after the last.
     """
@@ -170,7 +172,7 @@ def _one_batch(
 
 
 def _subject(bench: Workbench, cell: Cell) -> Subject:
-    return bench.subject(cell.subject.detector, cell.subject.taught, cell.precision)
+    return bench.subject(cell.subject.detector, cell.subject.taught, cell.precision, cell.raised)
 
 
 def _final(subject: Subject, cell: Cell, verdict: Verdict, ids: Sequence[str]) -> Arrays:

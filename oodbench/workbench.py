@@ -351,13 +351,16 @@ class Workbench:
             raise RequestError("the in-distribution training images have no labels")
         return torch.from_numpy(labels).to(self.device)
 
-    def subject(self, detector: PluginSpec, taught: Taught, precision: str) -> Subject:
+    def subject(
+        self, detector: PluginSpec, taught: Taught, precision: str, raised: bool = False
+    ) -> Subject:
         """Return a detector with its models, ready to be scored and attacked."""
         state = self.state(detector, taught)
         return Subject(
             detector.instance,
             Model(self.backbone(taught), state),
             Model(self.backbone(taught, precision), state),
+            raised,
         )
 
     def pixels(self, images: Images, indices: Sequence[int] | NDArray[np.int64]) -> Tensor:

@@ -111,7 +111,10 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _arrays(path: Path) -> dict[str, Any]:
     with np.load(path) as file:
-        return {name: file[name].tolist() for name in file.files}
+        found = {name: file[name].tolist() for name in file.files}
+    found["meta"] = json.loads(found["meta"])
+    found["meta"].pop("seconds", None)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -266,7 +266,13 @@ def test_what_differs_in_threat_is_in_columns_of_its_own(what: str, add: Add, bo
     ((_, cells, _),) = parsed(lb.markdown(board()))
     del cells["msp"]["ID acc."]
     assert set(cells["msp"]) == columns
-    shown = {f"{100 * r['fpr95']:.2f} / {100 * r['auroc']:.2f}" for r in both}
+    shown = {
+        " / ".join(
+            f"{100 * record[metric]:.2f}"
+            for metric in ("fpr95", *(("fnr",) if record["side"] != "ood" else ()), "auroc")
+        )
+        for record in both
+    }
     assert set(cells["msp"].values()) == shown
 
 

@@ -48,6 +48,7 @@ def command(
 
         radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
     from oodbench.leaderboard import Selection, load, markdown, ordered, results_folder, summary
+    from oodbench.marks import audits_below
 
     selection = Selection(
         suites=names(suites, "--suite"),
@@ -61,4 +62,5 @@ def command(
     records = load(root, selection)
     if told:
         click.echo(f"oodbench: {told}", err=True)
-    click.echo(markdown(ordered(summary(records), sort)), nl=False)
+    audits = audits_below(root, lambda line: click.echo(f"oodbench: {line}", err=True))
+    click.echo(markdown(ordered(summary(records, audits), sort)), nl=False)

@@ -20,11 +20,16 @@ def place_options(function: F) -> F:
             click.option("--batch-size", type=int, help="Images at once."),
             click.option("--data-root", help="Folder of image data ($OODBENCH_DATA)."),
             click.option("--store", help="Folder of weights ($OODBENCH_STORE)."),
-            click.option("--retrain", is_flag=True, help="Train even where weights are there."),
         ]
     ):
         function = option(function)
     return function
+
+
+def training_options(function: F) -> F:
+    """Add the options of `place_options`, and that to train again."""
+    retrain = click.option("--retrain", is_flag=True, help="Train even where weights are there.")
+    return place_options(retrain(function))
 
 
 def teaching_options(function: F) -> F:

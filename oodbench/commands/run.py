@@ -8,9 +8,9 @@ import click
 
 from oodbench.commands.options import (
     names,
-    place_options,
     reported,
     teaching_options,
+    training_options,
     whole_numbers,
 )
 
@@ -26,6 +26,13 @@ from oodbench.commands.options import (
 @click.option("--eps", help="L∞ radius such as 8/255.")
 @click.option("--ood", "ood", multiple=True, help="OOD sets; all of the suite by default.")
 @click.option(
+    "--side",
+    default="ood",
+    show_default=True,
+    type=click.Choice(["ood", "id", "both"]),
+    help="Attack OOD images, to be accepted; ID images, to be rejected; or both (all three).",
+)
+@click.option(
     "--preset",
     default="standard",
     show_default=True,
@@ -40,7 +47,7 @@ from oodbench.commands.options import (
     help="Arithmetic of the search; scores are always judged in float32.",
 )
 @click.option("--results", help="Folder of results [default: ./oodbench-results]")
-@place_options
+@training_options
 @click.option("--force", is_flag=True, help="Compute even where records are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as one JSON list.")
 @click.pass_obj
@@ -56,6 +63,7 @@ def command(
     attacks: tuple[str, ...],
     eps: str | None,
     ood: tuple[str, ...],
+    side: str,
     preset: str,
     budget: int | None,
     limit: int | None,
@@ -64,7 +72,7 @@ def command(
     as_json: bool,
     **places: Any,
 ) -> int:
-    """Evaluate detectors on OOD images, clean or attacked.
+    """Evaluate detectors on clean or attacked images.
 
     What is stored already under the same identity is reused, the rest is computed and stored.
     """
@@ -73,12 +81,14 @@ def command(
     radius = None if eps is None else parse_eps(eps)
     from oodbench.api import Places, mean_intervals, run
     from oodbench.plan import Request
+    from oodbench.sides import CLEAN
 
     request = Request(
         suite=suite,
         detectors=names(detectors, "--detector") or ("all",),
-        attacks=names(attacks, "--attack") or ("none",),
+        attacks=names(attacks, "--attack") or (CLEAN,),
         ood=names(ood, "--ood"),
+        side=side,
         seeds=whole_numbers(seeds, "--seed") or (0,),
         eps=radius,
         preset=preset,
@@ -98,10 +108,14 @@ def command(
     elif outcome.records:
         from rich.console import Console
 
+        from oodbench.marks import audits_of
         from oodbench.tables import print_tables
 
+        files = [(plan.record_path(cell), record) for cell, record in plan.done.items()]
         changed = [*settings, *([] if limit is None else [f"limit {limit}"])]
-        print_tables(Console(), outcome.records, plan.notes, mean_intervals(plan), changed)
+        means = mean_intervals(plan)
+        audits = audits_of(files, lambda line: click.echo(f"oodbench: {line}", err=True))
+        print_tables(Console(), outcome.records, plan.notes, means, changed, audits)
     if not outcome.failures:
         return 0
     if obj.get("debug"):

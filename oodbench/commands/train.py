@@ -6,16 +6,16 @@ import click
 
 from oodbench.commands.options import (
     names,
-    place_options,
     reported,
     teaching_options,
+    training_options,
     whole_numbers,
 )
 
 
 @click.command("train")
 @teaching_options
-@place_options
+@training_options
 def command(
     suite: str,
     detectors: tuple[str, ...],

@@ -10,6 +10,7 @@ from oodbench.leaderboard.means import METRICS, summary
 from oodbench.leaderboard.order import SORTS, ordered
 from oodbench.leaderboard.rendering import markdown
 from oodbench.leaderboard.selection import Selection, load, results_folder
+from oodbench.marks import audits_below
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,4 +52,4 @@ def leaderboard(
         RequestError: If there is none, or two cannot be told apart.
     """
     root, _ = results_folder(results, reference=reference)
-    return ordered(summary(load(root, selection)), sort)
+    return ordered(summary(load(root, selection), audits_below(root)), sort)

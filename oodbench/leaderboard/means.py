@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 from oodbench.errors import RequestError
 from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
+from oodbench.marks import marks
 from oodbench.records import Place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("fpr95", "fpr95_ood", "auroc", "aupr_out", "aupr_in", "detection_error")
+METRICS = ("fpr95", "fpr95_ood", "auroc", "aupr_out", "aupr_in", "detection_error", "fnr")
 
 BySeed = dict[int, dict[str, Record]]
 """Records by training seed and OOD set."""
 
 
-def summary(records: Sequence[Record]) -> "pd.DataFrame":
+def summary(
+    records: Sequence[Record], audits: Mapping[str, Mapping[str, Any]] | None = None
+) -> "pd.DataFrame":
     """Return means over OOD sets, and over training seeds, of records.
 
     Records that differ in suite, network, schedule, preset, protocol or images are in different
@@ -32,6 +35,7 @@ def summary(records: Sequence[Record]) -> "pd.DataFrame":
 
     Args:
         records: Records in any order.
+        audits: Audits of the records by identity, as far as there are any.
 
     Returns:
         One row for each table, detector and perturbation that there is. ``table``, ``row`` and
@@ -39,7 +43,8 @@ def summary(records: Sequence[Record]) -> "pd.DataFrame":
         plugins and parameters of the perturbation; each of `METRICS` and ``accuracy`` is a mean
         in [0, 1], with ``_std`` after its name the sample standard deviation over seeds, NaN for
         one; ``sets`` and ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the table;
-        ``notes`` holds pairs of set and note of the records.
+        ``notes`` holds pairs of set and note of the records, ``findings`` the checks that the
+        attacks behind them failed.
 
     Raises:
         RequestError: If two records answer the same question and do not say how they differ.
@@ -50,12 +55,14 @@ def summary(records: Sequence[Record]) -> "pd.DataFrame":
     cells = [
         cell
         for table, title in zip(tables, titles(tables), strict=True)
-        for cell in _cells(table, title)
+        for cell in _cells(table, title, audits or {})
     ]
     return pd.DataFrame(cells)
 
 
-def _cells(table: Table, title: str) -> Iterator[dict[str, Any]]:
+def _cells(
+    table: Table, title: str, audits: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
     arranged = _arranged(table)
     rows = sorted(arranged, key=lambda row: (row.detector, row.params, row.recipe, row.version))
     columns = sorted(
@@ -70,7 +77,7 @@ def _cells(table: Table, title: str) -> Iterator[dict[str, Any]]:
         for rank, column in enumerate(columns):
             if column not in arranged[row]:
                 continue
-            cell = _mean(arranged[row][column], tuple(sets), seeds)
+            cell = _mean(arranged[row][column], tuple(sets), seeds, audits)
             yield {
                 "table": title,
                 "row": names[row],
@@ -129,7 +136,8 @@ def _arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
 def _same(one: Record, other: Record) -> bool:
     """Return whether two records are of the same cell, or at least have the same scores."""
     return one["identity"] == other["identity"] or all(
-        one["digests"][scores] == other["digests"][scores] for scores in ("scores", "id_scores")
+        one["digests"].get(scores) == other["digests"].get(scores)
+        for scores in ("scores", "id_scores", "id_attacked")
     )
 
 
@@ -155,7 +163,12 @@ def _accuracy(cells: Iterable[BySeed]) -> tuple[list[float], str]:
     return accuracy, told
 
 
-def _mean(by_seed: BySeed, of_sets: Sequence[str], of_seeds: Sequence[int]) -> dict[str, Any]:
+def _mean(
+    by_seed: BySeed,
+    of_sets: Sequence[str],
+    of_seeds: Sequence[int],
+    audits: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """Return the means of a cell, over the same sets for every seed."""
     fullest = max(sorted(by_seed), key=lambda seed: len(by_seed[seed]))
     sets = tuple(name for name in of_sets if name in by_seed[fullest])
@@ -164,8 +177,10 @@ def _mean(by_seed: BySeed, of_sets: Sequence[str], of_seeds: Sequence[int]) -> d
     for metric in METRICS:
         means = [fmean(by_seed[seed][name][metric] for name in sets) for seed in seeds]
         values |= _spread(metric, means)
-    notes = [
-        (name, note) for seed in seeds for name in sets for note in by_seed[seed][name]["notes"]
+    members = [by_seed[seed][name] for seed in seeds for name in sets]
+    notes = [(record["set"], note) for record in members for note in record["notes"]]
+    findings = [
+        finding for record in members for finding in marks(record, audits.get(record["identity"]))
     ]
     return {
         **values,
@@ -176,6 +191,7 @@ def _mean(by_seed: BySeed, of_sets: Sequence[str], of_seeds: Sequence[int]) -> d
         "n_seeds": len(seeds),
         "of_seeds": tuple(of_seeds),
         "notes": tuple(dict.fromkeys(notes)),
+        "findings": tuple(findings),
         "remark": _fewer({"sets": (sets, of_sets), "seeds": (seeds, of_seeds)}),
     }
 

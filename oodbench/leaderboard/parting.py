@@ -7,6 +7,7 @@ from typing import Any
 
 from oodbench.identity import canonical_json
 from oodbench.leaderboard.order import natural
+from oodbench.records import SIDES
 
 Record = dict[str, Any]
 
@@ -140,7 +141,7 @@ class Column:
             means = (1 if self.budget else 2, False, self.queries > 0)
         radius = int(self.eps.partition("/")[0]) if self.eps else 0
         size = (radius, self.budget, self.queries, self.precision)
-        others = (self.side, self.kind, self.params, natural(self.version))
+        others = (SIDES.index(self.side), self.kind, self.params, natural(self.version))
         return (*means, self.perturbation, *size, *others)
 
 

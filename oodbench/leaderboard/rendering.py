@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from oodbench.errors import RequestError
+from oodbench.marks import MARK, MEANING, Figure, explained
 from oodbench.registry import load
-from oodbench.tables import CONVENTION, told_of_attack
+from oodbench.tables import CONVENTION, FNR_CONVENTION, told_of_attack
+from oodbench.wording import merged, pattern
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,15 +16,16 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 """A row of the frame."""
 
-_MARKS = "†‡§¶"
-_NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])")
+_MARKS = MARK + "‡§¶"
+_FAILED = "a check of the attack failed"
 
 
 def markdown(frame: "pd.DataFrame") -> str:
     """Return a frame of `summary` as tables in GitHub's markdown, each with its footnotes.
 
-    A cell is ``FPR@95 / AUROC`` in percent: with a column for each, four perturbations would be
-    too wide to read in a terminal.
+    A cell is ``FPR@95 / AUROC`` in percent, with the FNR between them where in-distribution
+    images are attacked: with a column for each, four perturbations would be too wide to read in a
+    terminal.
     """
     tables = [part.to_dict("records") for _, part in frame.groupby("table", sort=False)]
     return "\n\n".join(_section(cells) for cells in tables) + "\n"  # type: ignore[arg-type]
@@ -32,6 +35,9 @@ def _section(cells: Sequence[Cell]) -> str:
     columns = {cell["column"]: cell for cell in sorted(cells, key=lambda cell: cell["column_rank"])}
     marks = _marks(cells)
     caption = f"FPR@95 ↓ / AUROC ↑ in percent, {_averaged(cells)}"
+    attacked = [name for name, cell in columns.items() if cell["side"] != "ood"]
+    if attacked:
+        caption += f". In {', '.join(attacked)}: FPR@95 ↓ / FNR@95 ↓ / AUROC ↑"
     notes = [f"- {_escaped(note)}" for note in _footnotes(cells, columns, marks)]
     parts = [
         f"### {_escaped(cells[0]['table'])}",
@@ -71,8 +77,12 @@ def _averaged(cells: Sequence[Cell]) -> str:
 
 
 def _marks(cells: Iterable[Cell]) -> dict[str, str]:
-    """Return a mark for each remark: one of a few signs, repeated where they do not suffice."""
-    remarks = dict.fromkeys(cell["remark"] for cell in cells if cell["remark"])
+    """Return a mark for each remark: one of a few signs, repeated where they do not suffice.
+
+    That of a failed check comes first, where there is any, and is the same in every table.
+    """
+    failed = [_FAILED for cell in cells if cell["findings"]]
+    remarks = dict.fromkeys([*failed, *(cell["remark"] for cell in cells if cell["remark"])])
     return {
         remark: _MARKS[number % len(_MARKS)] * (1 + number // len(_MARKS))
         for number, remark in enumerate(remarks)
@@ -80,8 +90,10 @@ def _marks(cells: Iterable[Cell]) -> dict[str, str]:
 
 
 def _shown(cell: Cell, marks: Mapping[str, str]) -> str:
-    text = f"{_percent(cell, 'fpr95')} / {_percent(cell, 'auroc')}"
-    return f"{text} {marks[cell['remark']]}" if cell["remark"] else text
+    metrics = ["fpr95", "auroc"] if cell["side"] == "ood" else ["fpr95", "fnr", "auroc"]
+    text = " / ".join(_percent(cell, metric) for metric in metrics)
+    remarks = [_FAILED if cell["findings"] else "", cell["remark"]]
+    return " ".join([text, *(marks[remark] for remark in remarks if remark)])
 
 
 def _percent(cell: Cell, metric: str) -> str:
@@ -104,8 +116,12 @@ def _footnotes(
     cells: Sequence[Cell], columns: Mapping[str, Cell], marks: Mapping[str, str]
 ) -> Iterator[str]:
     yield CONVENTION
+    if any(cell["side"] != "ood" for cell in cells):
+        yield FNR_CONVENTION
     for remark, mark in marks.items():
-        yield f"{mark} {remark}."
+        if remark != _FAILED:
+            yield f"{mark} {remark}."
+    yield from _faults(cells)
     # A frame has one cell for each row and column.
     if len(cells) < len({cell["row"] for cell in cells}) * len(columns):
         yield "– no record."
@@ -120,6 +136,18 @@ def _footnotes(
     note = _suite_note(cells[0]["suite"])
     if note and note not in notes:
         yield note
+
+
+def _faults(cells: Sequence[Cell]) -> Iterator[str]:
+    figures = [
+        Figure(cell["row"], cell["column"], cell["n_sets"] * cell["n_seeds"], cell["findings"])
+        for cell in cells
+    ]
+    lines = explained(figures)
+    if lines:
+        yield f"{MARK} {MEANING}:"
+    for line in lines:
+        yield f"{MARK} {line}."
 
 
 def _suite_note(suite: str) -> str:
@@ -140,13 +168,13 @@ def _notes(cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
         for image_set, note in cell["notes"]:
             said = (cell["row"], image_set, note)
-            alike.setdefault(_NUMBER.sub("#", note), []).append(said)
+            alike.setdefault(pattern(note), []).append(said)
     all_rows = list(dict.fromkeys(cell["row"] for cell in cells))
     for found in alike.values():
         rows, sets, notes = zip(*found, strict=True)
         scopes = [_some(all_rows, rows), _some(cells[0]["of_sets"], sets)]
         scope = " on ".join(filter(None, scopes))
-        yield f"{scope}: {_merged(notes)}" if scope else _merged(notes)
+        yield f"{scope}: {merged(notes)}" if scope else merged(notes)
 
 
 def _some(whole: Sequence[str], mine: Sequence[str]) -> str:
@@ -154,16 +182,3 @@ def _some(whole: Sequence[str], mine: Sequence[str]) -> str:
     if set(mine) == set(whole):
         return ""
     return ", ".join(name for name in whole if name in mine)
-
-
-def _merged(notes: Sequence[str]) -> str:
-    """Return notes that differ in numbers alone as one, with ranges for numbers."""
-    numbers = zip(*map(_NUMBER.findall, notes), strict=True)
-    ranges = iter([_range(values) for values in numbers])
-    return _NUMBER.sub(lambda _: next(ranges), notes[0])
-
-
-def _range(values: Iterable[str]) -> str:
-    ascending = sorted(values, key=float)
-    low, high = ascending[0], ascending[-1]
-    return low if low == high else f"{low}–{high}"
