@@ -41,9 +41,9 @@ class LInf(Perturbation):
     best of these (successive halving; Jamieson & Talwalkar, AISTATS 2016). Each run is a descent
     with momentum and falling steps (`oodbench.descent.momentum_descent`). Further objectives of a
     detector share a quarter of the first runs; a run keeps its objective, and which goes on is
-    decided by the score. Chosen on held-out outliers, not on test images. Under ``paper`` it is the published
-    attack (Chen et al., 2021, code): 40 steps of one grey level on the published loss from one
-    uniform start, the best iterate chosen by that loss.
+    decided by the score. Chosen on held-out outliers, not on test images. Under ``paper`` it is
+    the published attack (Chen et al., 2021, code): 40 steps of one grey level on the published
+    loss from one uniform start, the best iterate chosen by that loss.
 
     Attributes:
         eps: Radius in grey levels (1/255); 8.
