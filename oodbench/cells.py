@@ -93,6 +93,7 @@ class Identities:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self._subjects: dict[Subjected, dict[str, Any]] = {}
+        self._cells: dict[Cell, dict[str, Any]] = {}
 
     def subject(self, subject: Subjected) -> dict[str, Any]:
         """Return what determines the scores of the in-distribution test images."""
@@ -116,6 +117,11 @@ class Identities:
 
     def cell(self, cell: Cell) -> dict[str, Any]:
         """Return what determines a cell, or a search."""
+        if cell not in self._cells:
+            self._cells[cell] = self._of_cell(cell)
+        return self._cells[cell]
+
+    def _of_cell(self, cell: Cell) -> dict[str, Any]:
         subject = self.subject(cell.subject)
         images = self._bench.images(cell.subject.taught.suite, cell.image_set, "test")
         return {

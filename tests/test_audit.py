@@ -469,6 +469,18 @@ def test_what_is_not_there_or_cannot_be_audited_is_told(
         assert wrong[0] in result.err
 
 
+def test_rivals_have_the_ball_of_the_attack_and_the_effort_asked_for() -> None:
+    from oodbench.attacks.linf import LInf
+    from oodbench.audit.measuring import Trials
+
+    trials = object.__new__(Trials)
+    trials._last = LInf(eps=4, budget=100)
+    for role, kind in (("floor", "noise"), ("black_box", "square")):
+        name, rival = trials._rival(role, 7)
+        assert (name, rival.role, rival.queries) == (kind, role, 7)
+        assert getattr(rival, "eps") == 4  # noqa: B009
+
+
 # Detectors that hide something
 
 

@@ -70,7 +70,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
     names = set(zipfile.ZipFile(wheel).namelist())
     inside = {name for name in names if name.startswith("oodbench/")}
     assert names - inside == {n for n in names if n.startswith("oodbench-") and "dist-info" in n}
-    folders = ("", "attacks", "commands", "corruptions", "datasets", "detectors")
+    folders = ("", "attacks", "audit", "commands", "corruptions", "datasets", "detectors")
     folders += ("leaderboard", "networks", "schemas")
     expected = {
         f"oodbench/{folder}/{path.name}".replace("//", "/")

@@ -43,7 +43,7 @@ from oodbench.commands.options import (
     "--sample", default=20, show_default=True, help="Images of each set that are tried again."
 )
 @click.option(
-    "--queries", default=1000, show_default=True, help="Scores an image of the black-box search."
+    "--queries", default=500, show_default=True, help="Scores an image of the black-box search."
 )
 @place_options
 @click.option("--force", is_flag=True, help="Audit even where audits are there.")
