@@ -262,7 +262,7 @@ def test_mean_intervals_belong_to_the_rows_of_their_records(
         detectors=(f"{plugins}/faulty.py", "odin", "msp"),
         attacks=("linf", "none"),
         seeds=(1, 0),
-        settings=("fault=no gradient",),
+        settings=("fault=search",),
     )
     places = Places("cpu", results=tmp_path, store=shared_store)
     plan, outcome = run_request(request, places)

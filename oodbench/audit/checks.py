@@ -28,6 +28,10 @@ NAMES = (
 BROKEN_GRADIENTS = 0.001
 """Share of images without a sound first gradient above which an objective is broken (methods.md,
 7.7): in a healthy search it happens on none."""
+WRONG_GRADIENTS = 0.01
+"""Share of images whose first gradient finite differences contradict. On `mini` it is one image in
+250 of an honest detector now and then, where a kink lies at the image itself; what hides its
+gradient does so on most. Such an image is searched by the fallback besides."""
 RANDOM_SCORES = 0.001
 """Share of images with another score the second time; the same bound, for the same reason."""
 NOTHING_FOUND = 0.1
@@ -135,7 +139,8 @@ def gradient(attack: Mapping[str, Any]) -> Check:
     faults = {fault: known[fault] for fault in ("zero", "nonfinite", "wrong") if fault in known}
     share = min(sum(faults.values()), 1.0)
     values = {**faults, "zero_entries": first.get("zero_entries")}
-    fails = share > BROKEN_GRADIENTS
+    wrong = faults.get("wrong", 0.0)
+    fails = wrong > WRONG_GRADIENTS or sum(faults.values()) - wrong > BROKEN_GRADIENTS
     fallback = attack.get("fallback")
     instead = (
         f"; functions of the logits, then {fallback['name']}, were searched in its place"

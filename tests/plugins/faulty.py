@@ -26,6 +26,8 @@ class Faulty(Detector):
             return scores * torch.nan
         if self.fault == "no gradient":
             return scores.detach()
+        if self.fault == "search" and images.requires_grad:
+            raise ArithmeticError("no way down")
         if self.fault == "shape":
             return scores[:, None]
         if self.fault == "raises":
