@@ -53,9 +53,11 @@ def test_a_healthy_search_passes_what_a_record_can_tell() -> None:
     assert checks.free_checks(None) == []
 
 
-@pytest.mark.parametrize("fault", ["zero", "nonfinite", "wrong"])
-def test_more_than_one_broken_gradient_in_a_thousand_fails(fault: str) -> None:
-    for share, verdict in ((0.001, "pass"), (0.002, "fail"), (1.0, "fail")):
+@pytest.mark.parametrize(
+    ("fault", "most"), [("zero", 0.001), ("nonfinite", 0.001), ("wrong", 0.01)]
+)
+def test_more_broken_gradients_than_may_be_fail(fault: str, most: float) -> None:
+    for share, verdict in ((most, "pass"), (2 * most, "fail"), (1.0, "fail")):
         gradient = {**attack()["gradient"], fault: share}
         check = checks.gradient(attack(gradient=gradient))
         assert (check.verdict, check.value) == (verdict, share)
