@@ -32,7 +32,7 @@ from oodbench.records import (
 )
 from oodbench.searched import FORWARD_COST
 from oodbench.sides import AttackedId, ood_source, with_clean_floor
-from oodbench.subject import Shown, judged
+from oodbench.subject import Shown, counted_draws, judged
 from oodbench.work import Piece, Work, joined, run_work, with_memory
 
 _RANGE = 500
@@ -182,11 +182,14 @@ class _Run:
         for begin in range(0, len(images), batch_size):
             indices = np.arange(begin, min(begin + batch_size, len(images)))
             shown = Shown.of(self.bench.pixels(images, indices))
+            names = [ids[i] for i in indices.tolist()]
             with torch.no_grad():
                 predicted = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
+            with counted_draws(ready.detector, "id", names):
+                scores = judged(ready.detector.score, ready.model, shown)
             part: Arrays = {
-                "ids": ids_array([ids[i] for i in indices.tolist()]),
-                "scores": judged(ready.detector.score, ready.model, shown).cpu().numpy(),
+                "ids": ids_array(names),
+                "scores": scores.cpu().numpy(),
                 "correct": predicted.cpu().numpy() == labels[indices],
             }
             if published is not None:

@@ -301,6 +301,33 @@ def test_in_distribution_images_are_attacked_upwards() -> None:
     assert bool((gradients < 0).all())
 
 
+@dataclass(frozen=True)
+class Drawn(Brightness):
+    """Brightness with noise of one level, declared."""
+
+    draws: ClassVar[int] = 16
+
+    def score(self, model: Model, images: Tensor) -> Tensor:
+        return super().score(model, images) + torch.randn(len(images))
+
+
+def test_a_random_score_is_averaged_to_choose_and_drawn_anew_to_report() -> None:
+    target = subject(Drawn())
+    ids = [f"image {i}" for i in range(200)]
+    images = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
+    stage = Offered(moves=(-2,))
+    (verdict,) = worst_case([target], [stage], images, ids, 7, Ledger())
+    # The mean of 16 draws of each: the difference of 2 levels is 5.7 of its standard deviations.
+    assert set(verdict.tags) == {"0:-2"}
+    reported = final_scores(target, stage, verdict, ids)
+    assert reported.std().item() == pytest.approx(1, abs=0.2)
+    assert reported.mean().item() == pytest.approx(98, abs=0.3)  # luck was not kept
+    assert torch.equal(reported, final_scores(target, stage, verdict, ids))
+    before = torch.random.get_rng_state()
+    worst_case([target], [stage], images, ids, 7, Ledger())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_a_score_cut_off_from_the_image_is_told_so() -> None:
     cut = subject(Fixed(lambda x: x.detach().mean((1, 2, 3))))
     objective = searched_objectives(cut, "standard", GREY, Ledger(), True)["score"]
