@@ -27,6 +27,9 @@ _STARTS: dict[str, tuple[int, int] | None] = {
 }
 _PROBES = 8
 _STEPS_A_PROBE = 12
+# Radius in levels above which steps do not become larger: in a ball as large as the box they would
+# throw every pixel from one end to the other and never find what lies near the image.
+_FARTHEST = 16
 # Step size in levels below which a step changes few pixels of the rounded image.
 _FINEST = 0.2
 
@@ -113,8 +116,8 @@ class _Round:
     Attributes:
         kept: Runs of each image, those of the lowest scores so far.
         steps: Gradient steps of each run.
-        first: First step size, in units of the radius.
-        last: Last step size, in units of the radius; never below `_FINEST` levels.
+        first: First step size, in units of the radius, or of `_FARTHEST`.
+        last: Last step size, in the same units; never below `_FINEST` levels.
     """
 
     kept: int
@@ -215,6 +218,7 @@ class _Search:
     def _continue(self, run: int, turn: _Round) -> None:
         """Continue one run of each image, with the objective that it has had."""
         names = [name for name, _ in self._runs]
+        scale = min(self._eps, _FARTHEST)
         for name in dict.fromkeys(names):
             own = torch.tensor([other == name for other in names], device=self.origins.device)
             rows = own[self.origins[run]].nonzero()[:, 0]
@@ -227,7 +231,7 @@ class _Search:
                 objective,
                 self._ball.rows(rows),
                 self.levels[run, rows],
-                Steps(turn.steps, turn.first * self._eps, max(turn.last * self._eps, _FINEST)),
+                Steps(turn.steps, turn.first * scale, max(turn.last * scale, _FINEST)),
             )
             if name != "score":
                 values = self._score.rows(rows).value(found / LEVELS)
