@@ -218,7 +218,8 @@ class _Search:
     def _continue(self, run: int, turn: _Round) -> None:
         """Continue one run of each image, with the objective that it has had."""
         names = [name for name, _ in self._runs]
-        scale = min(self._eps, _FARTHEST)
+        # A single run of few steps has to cross the ball in them.
+        scale = self._eps if len(self._runs) == 1 else min(self._eps, _FARTHEST)
         for name in dict.fromkeys(names):
             own = torch.tensor([other == name for other in names], device=self.origins.device)
             rows = own[self.origins[run]].nonzero()[:, 0]
