@@ -507,7 +507,7 @@ HIDDEN = {
     "stopped": ({"gradient"}, "the score offers no gradient to search by; functions of "),
     "rounded": ({"gradient"}, "the score's gradient is zero on 100 % of images"),
     "saturated": ({"gradient"}, "the score's gradient is zero on 100 % of images"),
-    "shift": ({"repeat"}, "the score is another the second time on 100 % of images"),
+    "shift": ({"repeat"}, "the score is another the second time on "),
     "scrambled": ({"gradient"}, "the score's gradient is wrong on "),
 }
 
