@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,25 @@ _DIGEST_CHUNK = 1024
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A file that a set is published as.
+
+    Attributes:
+        url: Where it is; empty where it cannot be had without an account or any more.
+        file: Name that it is published under.
+        size: Its bytes; 0 where that was not published.
+        checksum: Published digest such as ``md5:c58f…``; empty where none was published.
+        splits: The splits that it holds.
+    """
+
+    url: str
+    file: str
+    size: int = 0
+    checksum: str = ""
+    splits: tuple[str, ...] = ("test",)
+
+
+@dataclass(frozen=True)
 class Card:
     """What a reader must know of an image set.
 
@@ -27,7 +46,10 @@ class Card:
         licence: Terms, as far as stated.
         citation: Whom to cite.
         note: What a table that uses the set has to say of it; empty for an official archive.
-        near: Whether the set is semantically near to the in-distribution one.
+        archives: The files that it is published as.
+        images: Number of images of each split of the complete set.
+        preprocessing: What is done to the published images.
+        withdrawn: Why it can be had no more; empty for others.
     """
 
     title: str
@@ -35,7 +57,10 @@ class Card:
     licence: str
     citation: str = ""
     note: str = ""
-    near: bool = False
+    archives: tuple[Archive, ...] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
+    preprocessing: str = ""
+    withdrawn: str = ""
 
 
 class Images(ABC):
@@ -131,6 +156,10 @@ class ImageSet(ABC):
             RequestError: If the data are not there, saying how to get them.
         """
 
+    def note(self, root: Path) -> str:
+        """Return what a table that uses the set has to say of it as it lies in ``root``."""
+        return self.card.note
+
 
 @dataclass(frozen=True)
 class Suite(ABC):
@@ -147,6 +176,10 @@ class Suite(ABC):
             field; they resolve fields whose default is None.
         budget: Gradient steps an image and cell of an L∞ search, by type of device.
         note: What stands under every table.
+        near: OOD sets that are semantically near to the in-distribution one: shown apart, and in
+            no mean.
+        stand_ins: For an OOD set, by name, the one that takes its place where it is not there.
+        groups: OOD sets that are alike, by the name of the group; means are shown of each too.
     """
 
     id_set: str
@@ -158,16 +191,60 @@ class Suite(ABC):
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     budget: Mapping[str, int] = field(default_factory=lambda: {"cpu": 100, "cuda": 500})
     note: str = ""
+    near: tuple[str, ...] = ()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: ClassVar[int] = 1
+    template: ClassVar[bool] = False
+    """Whether imported sets are run under it, each as the in-distribution set of its own suite."""
+
+    @classmethod
+    def of(cls, name: str, classes: int) -> "Suite":
+        """Return the suite of an imported set; only of a template."""
+        raise NotImplementedError
+
+    def located(self, root: Path) -> "Suite":
+        """Return the suite with the sets that there are in a folder of image data.
+
+        A set that is not there gives way to its stand-in, where that one is; one that has neither
+        stays, so that a run says how to get it.
+        """
+        if not self.stand_ins:
+            return self
+        from oodbench.imported import is_imported
+
+        def present(name: str) -> str:
+            stand_in = self.stand_ins.get(name)
+            if stand_in is None or is_imported(root, name) or not is_imported(root, stand_in):
+                return name
+            return stand_in
+
+        near = tuple(name for name in self.near if is_imported(root, name))
+        return replace(self, ood_sets=tuple(map(present, self.ood_sets)), near=near)
 
     def image_set(self, name: str) -> ImageSet:
         """Return the image set called ``name``; the default looks in the registry."""
-        from oodbench.registry import load
+        return named_set(name)
 
-        found = load("datasets", name)()
-        if not isinstance(found, ImageSet):
-            raise RequestError(f"{name} is a suite, not an image set")
+
+def named_set(name: str) -> ImageSet:
+    """Return the image set that is a plugin of that name.
+
+    A suite's name stands for its in-distribution set where that has the same one: ``cifar10`` is
+    both.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    from oodbench.registry import load
+
+    found = load("datasets", name)()
+    if isinstance(found, ImageSet):
         return found
+    assert isinstance(found, Suite)
+    if found.id_set != name:
+        raise RequestError(f"{name} is a suite, not an image set")
+    return found.image_set(name)
 
 
 class Subset(Images):

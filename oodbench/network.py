@@ -37,6 +37,28 @@ class Network(nn.Module, ABC):
         return self.tapped(images)[1]
 
 
+class Normalised(nn.Module):
+    """Images in [0, 1] in units of CIFAR's channel statistics, as published networks take them.
+
+    Mean (125.3, 123.0, 113.9)/255 and standard deviation (63.0, 62.1, 66.7)/255 (Chen et al.,
+    2021, code: models/densenet.py).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = torch.tensor([[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]) / 255
+        self.register_buffer("mean", mean[:, None, None], persistent=False)
+        self.register_buffer("std", std[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images normalised, like ``images``."""
+        normal: Tensor = (images - self.mean) / self.std
+        return normal
+
+
 def fold_batch_norm(network: Network) -> Network:
     """Return a frozen copy in evaluation mode with batch norm folded into convolutions.
 

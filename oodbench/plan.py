@@ -266,7 +266,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         precision = "float32"
     attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
     detectors = _with_published(detectors, attacks, request, bench)
-    sets = _chosen_sets(request.ood, suite.ood_sets)
+    sets = _chosen_sets(request, bench)
     cells = [
         Cell(
             Subjected(
@@ -397,8 +397,25 @@ def _with_published(
     return [detector for detector in detectors if detector not in lacking]
 
 
-def _chosen_sets(asked: Sequence[str], known: Sequence[str]) -> list[str]:
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise RequestError(f"--ood {unknown[0]}: the suite has {', '.join(known)}")
-    return [name for name in known if not asked or name in asked]
+def _chosen_sets(request: Request, bench: Workbench) -> list[str]:
+    """Return the OOD sets asked for: the suite's own in its order, then others as asked.
+
+    Raises:
+        RequestError: If one is none, or none is asked for and the suite has none.
+    """
+    suite = bench.suite(request.suite)
+    own = [*suite.ood_sets, *suite.near]
+    if not request.ood and not own:
+        raise RequestError(f"suite {request.suite} has no OOD sets of its own; name some by --ood")
+    others = [name for name in request.ood if name not in own]
+    for name in others:
+        try:
+            bench.image_set(request.suite, name)
+        except RequestError:
+            raise RequestError(
+                f"--ood {name}: the suite has {', '.join(own)}; any imported set can be named too"
+                f" (oodbench data import {name} --from FOLDER)"
+            ) from None
+        if name == suite.id_set:
+            raise RequestError(f"--ood {name}: it is the suite's in-distribution set")
+    return [name for name in own if not request.ood or name in request.ood] + others

@@ -66,7 +66,8 @@ def record_of(
         # Of clean images it is 5 % by construction, whatever the threshold.
         rejected = round(values["fnr"] * len(clean))
         bounds["fnr"] = intervals.proportion_interval(rejected, len(clean))
-    note = bench.suite(cell.subject.taught.suite).image_set(cell.image_set).card.note
+    image_set = bench.image_set(cell.subject.taught.suite, cell.image_set)
+    note = image_set.note(bench.settings.data_root)
     told = described_cell(cell, identities)
     told["digests"] |= {
         "weights": bench.weights(cell.subject.taught).digest,

@@ -110,9 +110,10 @@ def entries(kind: str) -> dict[str, Entry]:
     return found
 
 
-def _built_in(kind: str) -> list[Entry]:
+@cache
+def _built_in(kind: str) -> tuple[Entry, ...]:
     files = sorted((_PACKAGE / kind).glob("[!_]*.py"))
-    return [Entry(kind, file.stem, f"oodbench ({file.stem}.py)", file) for file in files]
+    return tuple(Entry(kind, file.stem, f"oodbench ({file.stem}.py)", file) for file in files)
 
 
 def _from_packages(kind: str) -> list[Entry]:

@@ -19,7 +19,8 @@ class Schedule:
         flip: Whether images are mirrored with probability one half.
         crop_padding: Zero padding in pixels before a random crop; 0 for none.
         pool_views: Augmented views of the outlier pool an epoch.
-        precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
+        precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
+            on a GPU, where it pays, and float32 elsewhere.
     """
 
     epochs: int = 100

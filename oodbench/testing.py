@@ -41,12 +41,13 @@ _FEW = 24
 _LOGIT_SPREAD = 15.0
 
 
-def check(kind: str, reference: str, **params: Any) -> list[str]:
+def check(kind: str, reference: str, *, root: Path | None = None, **params: Any) -> list[str]:
     """Check a plugin by its name or the path of its file.
 
     Args:
         kind: ``detectors``, ``attacks``, ``datasets`` or ``networks``.
         reference: Name, or path of a file.
+        root: Folder of image data, for a data set that is downloaded or imported.
         params: Parameters that differ from the defaults; what is None is taken from `mini`.
 
     Returns:
@@ -63,7 +64,7 @@ def check(kind: str, reference: str, **params: Any) -> list[str]:
         return check_detector(resolved(spec, suite.published).instance)
     if kind == "attacks":
         return check_perturbation(spec.instance)
-    return check_image_set(spec.instance)
+    return check_image_set(spec.instance, root)
 
 
 # Detectors
@@ -477,16 +478,18 @@ def check_image_set(dataset: ImageSet | Suite, root: Path | None = None) -> list
     """
     folder = root or Path()
     if isinstance(dataset, Suite):
+        dataset = dataset.located(folder)
         own = dataset.image_set(dataset.id_set)
         for split in ("train", "val", "test"):
             _check_images(own.open(split, folder), own)
         pool = dataset.image_set(dataset.pool)
         _check_images(pool.open("train", folder), pool)
-        for name in dataset.ood_sets:
+        for name in (*dataset.ood_sets, *dataset.near):
             other = dataset.image_set(name)
             _check_images(other.open("test", folder), other)
     else:
-        _check_images(dataset.open("test", folder), dataset)
+        split = "test" if "test" in (dataset.card.images or ("test",)) else "train"
+        _check_images(dataset.open(split, folder), dataset)
     return ["images", "ids", "labels", "batches"]
 
 

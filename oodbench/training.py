@@ -165,9 +165,12 @@ class Training:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that the schedule's precision asks for."""
-        if self.schedule.precision == "float32":
+        precision = self.schedule.precision
+        if precision == "auto":
+            precision = "bfloat16" if self.device.type == "cuda" else "float32"
+        if precision == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.schedule.precision))
+        return torch.autocast(self.device.type, getattr(torch, precision))
 
     def frozen_objective(self, of_logits: Callable[[Tensor], Tensor]) -> FrozenObjective:
         """Make a function of the logits of the current network that an attack can lower."""

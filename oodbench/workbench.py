@@ -18,13 +18,14 @@ from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import shipped_results, writable_folder
 from oodbench.identity import PROTOCOL, digest, parameters
-from oodbench.images import Images, Subset, Suite
+from oodbench.images import Images, ImageSet, Subset, Suite
+from oodbench.imported import UserSet, is_imported, user_suite
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
 from oodbench.plugins import PluginSpec, described, origin
 from oodbench.progress import Progress
 from oodbench.recipe import Recipe
-from oodbench.registry import load
+from oodbench.registry import entries, load
 from oodbench.schedule import Schedule
 from oodbench.store import Stored, TensorStore
 from oodbench.subject import Subject
@@ -110,19 +111,39 @@ class Workbench:
 
     def suite(self, reference: str) -> Suite:
         """Return a suite by name or path."""
+        root = self.settings.data_root
         if reference not in self._suites:
+            if reference not in entries("datasets") and is_imported(root, reference):
+                self._suites[reference] = user_suite(reference, root)
+                return self._suites[reference]
             found = load("datasets", reference)()
             if not isinstance(found, Suite):
                 raise RequestError(f"{reference} is an image set, not a suite")
-            self._suites[reference] = found
+            self._suites[reference] = found.located(root)
         return self._suites[reference]
+
+    def image_set(self, suite: str, name: str) -> ImageSet:
+        """Return an image set by name: the suite's own, a plugin, or one that was imported.
+
+        Raises:
+            RequestError: If there is none.
+        """
+        own = self.suite(suite)
+        root = self.settings.data_root
+        try:
+            return own.image_set(name)
+        except RequestError:
+            if name in entries("datasets"):
+                return Suite.image_set(own, name)
+            if is_imported(root, name):
+                return UserSet(name, root)
+            raise
 
     def images(self, suite: str, name: str, split: str) -> Images:
         """Open a split of one of a suite's image sets."""
         key = (suite, name, split)
         if key not in self._images:
-            image_set = self.suite(suite).image_set(name)
-            self._images[key] = image_set.open(split, self.settings.data_root)
+            self._images[key] = self.image_set(suite, name).open(split, self.settings.data_root)
         return self._images[key]
 
     def limited(self, suite: str, name: str, limit: int | None) -> Images:
@@ -133,7 +154,7 @@ class Workbench:
     def classes(self, suite: str) -> int:
         """Return the number of in-distribution classes of a suite."""
         found = self.suite(suite)
-        names = found.image_set(found.id_set).classes
+        names = self.image_set(suite, found.id_set).classes
         if names is None:
             raise RequestError(f"the in-distribution set {found.id_set} has no classes")
         return len(names)
