@@ -18,6 +18,7 @@ from oodbench.records import read_arrays
 from oodbench.sides import CLEAN
 from oodbench.tables import GroupKey, frame, group_key
 from oodbench.threat import parse_eps
+from oodbench.views import views
 from oodbench.workbench import Settings, Workbench, choose_device
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def run(request: Request, places: Places, progress: Progress | None = None) -> t
     return plan, execute(plan)
 
 
-def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, tuple[float, float]]]:
-    """Return intervals of the means over OOD sets, for each row of the table.
+def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, dict[str, tuple[float, float]]]]:
+    """Return intervals of the means over OOD sets, for each row of the table and each view.
 
     The in-distribution images, shared by all sets, are resampled jointly.
     """
@@ -81,19 +82,26 @@ def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, tuple[float, float]]]
     for cell in plan.cells:
         if cell in plan.done:
             groups.setdefault(group_key(plan.done[cell]), []).append(cell)
-    result = {}
+    result: dict[GroupKey, dict[str, dict[str, tuple[float, float]]]] = {}
     for key, cells in groups.items():
         first = cells[0]
         known, _ = read_arrays(plan.id_path(first.subject))
-        others = [read_arrays(plan.record_path(cell).with_suffix(".npz"))[0] for cell in cells]
+        others = {
+            cell.image_set: read_arrays(plan.record_path(cell).with_suffix(".npz"))[0]["scores"]
+            for cell in cells
+        }
         attacked = known
         if first.side != "ood":
             attacked, _ = read_arrays(plan.search_path(plan.id_search(first)))
-        result[key] = intervals.mean_intervals(
-            attacked["scores"],
-            [other["scores"] for other in others],
-            clean_id_scores=None if first.side == "ood" else known["scores"],
-        )
+        suite = plan.bench.suite(first.subject.taught.suite)
+        result[key] = {
+            view: intervals.mean_intervals(
+                attacked["scores"],
+                [others[name] for name in sets],
+                clean_id_scores=None if first.side == "ood" else known["scores"],
+            )
+            for view, sets in views(suite, list(others)).items()
+        }
     return result
 
 

@@ -156,6 +156,10 @@ class ImageSet(ABC):
             RequestError: If the data are not there, saying how to get them.
         """
 
+    def lacking(self, split: str, root: Path) -> str:
+        """Return the command that gets a split that is not in ``root``; empty where it is."""
+        return ""
+
     def note(self, root: Path) -> str:
         """Return what a table that uses the set has to say of it as it lies in ``root``."""
         return self.card.note

@@ -209,15 +209,17 @@ class ImportedSet(ImageSet):
             DamagedFileError: If it is damaged.
         """
         folder = root / self.name
-        if not is_imported(root, self.name):
-            raise RequestError(f"the image set {self.name} is not in {root}; {self.how_to_get()}")
-        there = read_manifest(folder).splits
-        held_out = bool(self.validation) and "val" not in there and split in ("train", "val")
-        source = "train" if held_out else split
-        if source not in there:
+        command = self.lacking(split, root)
+        if command and not is_imported(root, self.name):
             raise RequestError(
-                f"the image set {self.name} in {root} has {', '.join(there)}, not {split}; "
-                f"{self.how_to_get()}"
+                f"the image set {self.name} is not in {root}; get it with: {command}"
+            )
+        source, held_out = self._source(split, root)
+        if command:
+            there = ", ".join(read_manifest(folder).splits)
+            raise RequestError(
+                f"the image set {self.name} in {root} has {there}, not {source}; get it with: "
+                f"{command}"
             )
         images: Images = PackedImages(folder, source)
         positions = np.arange(len(images), dtype=np.int64)
@@ -239,11 +241,21 @@ class ImportedSet(ImageSet):
             return self.card.note
         return read_manifest(root / self.name).note or self.card.note
 
-    def how_to_get(self) -> str:
-        """Return the command that gets it, in one phrase."""
+    def lacking(self, split: str, root: Path) -> str:
+        """Return the command that gets a split that is not there; empty where it is."""
+        there = is_imported(root, self.name)
+        if there and self._source(split, root)[0] in read_manifest(root / self.name).splits:
+            return ""
         if any(archive.url for archive in self.card.archives):
-            return f"get it with: oodbench data download {self.name}"
-        return f"import it with: oodbench data import {self.name} --from ARCHIVE_OR_FOLDER"
+            return f"oodbench data download {self.name}"
+        return f"oodbench data import {self.name} --from ARCHIVE_OR_FOLDER"
+
+    def _source(self, split: str, root: Path) -> tuple[str, bool]:
+        """Return the split that was imported, and whether only a part of it is meant."""
+        held_out = split in ("train", "val") and bool(self.validation)
+        if held_out and "val" not in read_manifest(root / self.name).splits:
+            return "train", True
+        return split, False
 
 
 class UserSet(ImportedSet):

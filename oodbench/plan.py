@@ -286,6 +286,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         for side in sides_of(request.side, _stages(attack))
         for image_set in sets
     ]
+    _check_data(cells, bench)
     if request.side != "ood" and all(cell.side == "ood" for cell in cells):
         names = ", ".join(attack.name for attack in attacks)
         bench.progress.note(f"--side {request.side} means nothing to {names}: no image is attacked")
@@ -293,6 +294,43 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     for cell in cells:
         plan.find(cell)
     return plan
+
+
+def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
+    """Refuse cells whose image sets are not all there, naming every one and how to get it.
+
+    Raises:
+        RequestError: If one is not there.
+    """
+    wanted: dict[tuple[str, str, str], None] = {}
+    for taught in dict.fromkeys(cell.subject.taught for cell in cells):
+        suite = bench.suite(taught.suite)
+        wanted |= {(taught.suite, suite.id_set, split): None for split in ("test", "train")}
+        if bench.needs_pool(taught):
+            wanted[taught.suite, suite.pool, "train"] = None
+    for cell in cells:
+        wanted[cell.subject.taught.suite, cell.image_set, "test"] = None
+    root = bench.settings.data_root
+    lacking: dict[str, str] = {}
+    for suite_name, name, split in wanted:
+        command = bench.image_set(suite_name, name).lacking(split, root)
+        if command:
+            lacking[name] = command
+    if not lacking:
+        return
+    # One download takes several names.
+    heads: dict[str, list[str]] = {}
+    for name, command in lacking.items():
+        heads.setdefault(command if "--from" in command else command.removesuffix(name), []).append(
+            name
+        )
+    commands = [
+        head if "--from" in head else head + " ".join(names) for head, names in heads.items()
+    ]
+    raise RequestError(
+        f"not in {root}: {', '.join(lacking)}; get {'it' if len(lacking) == 1 else 'them'} with: "
+        + "; ".join(commands)
+    )
 
 
 def _check_side(request: Request) -> None:

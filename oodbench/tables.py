@@ -5,13 +5,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from oodbench.marks import MARK, MEANING, Figure, Finding, explained, marks
+from oodbench.views import ALL, GENUINE, views
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from oodbench.images import Suite
+
 GroupKey = tuple[str, str, str, int, str]
 """Detector, its parameters, perturbation, training seed, side."""
+
+Bounds = Mapping[GroupKey, Mapping[str, Mapping[str, Sequence[float]]]]
+"""Intervals of means by row of means, view and metric."""
+
+Views = Mapping[str, Sequence[str]]
+"""OOD sets by the view that a mean is over; see `oodbench.views`."""
+
+_OF_GENUINE = "*"
+"""Stands after the header of a mean without stand-ins."""
 
 _GAP = 3
 """Blanks between two columns."""
@@ -98,9 +110,10 @@ def print_tables(
     console: "Console",
     records: Sequence[dict[str, Any]],
     notes: Sequence[str] = (),
-    mean_intervals: Mapping[GroupKey, Mapping[str, Sequence[float]]] | None = None,
+    mean_intervals: Bounds | None = None,
     changed: Sequence[str] = (),
     audits: Mapping[str, Mapping[str, Any]] | None = None,
+    suite: "Suite | None" = None,
 ) -> None:
     """Print a row for each OOD set where there is one block of them, else a row of means.
 
@@ -108,9 +121,10 @@ def print_tables(
         console: Where to.
         records: What to show.
         notes: What stands under the table.
-        mean_intervals: Intervals of the means over OOD sets by `group_key`.
+        mean_intervals: Intervals of the means over OOD sets by `group_key` and view.
         changed: What was asked for that is not usual, such as ``odin.temperature=10``.
         audits: Audits of the records by identity, as far as there are any.
+        suite: Says which sets are stand-ins, near, or alike.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -118,12 +132,18 @@ def print_tables(
     groups = _groups(records)
     bounds = mean_intervals or {}
     by_set = len(groups) == 1
-    columns = _by_set(records, bounds) if by_set else _by_group(groups, bounds)
+    # Near sets stand below the others, as they are in no mean.
+    near = () if suite is None else suite.near
+    groups = {key: sorted(rows, key=lambda row: row["set"] in near) for key, rows in groups.items()}
+    records = [record for rows in groups.values() for record in rows]
+    shown = views(suite, list(dict.fromkeys(record["set"] for record in records)))
+    columns = _by_set(records, bounds, shown) if by_set else _by_group(groups, bounds, shown)
     found = {
         key: [marks(record, (audits or {}).get(record["identity"])) for record in groups[key]]
         for key in groups
     }
-    columns += _marked(found, by_set)
+    means = _mean_rows(shown) if by_set else 0
+    columns += _marked(found, means)
     table = Table(
         box=SIMPLE_HEAD,
         title=", ".join([_title(records), *changed]),
@@ -137,14 +157,14 @@ def print_tables(
         table.add_column(column.header, justify=justify, no_wrap=True)
     rows = list(zip(*(column.cells for column in kept), strict=True))
     for number, row in enumerate(rows):
-        is_mean = by_set and number == len(rows) - 1
-        if is_mean:
+        is_mean = number >= len(rows) - means
+        if is_mean and number == len(rows) - means:
             table.add_section()
         table.add_row(*row, style="bold" if is_mean else None)
     console.print(table)
     console.print()
     gone = [column.header for column in columns if column not in kept]
-    lines = [*_footnotes(records, notes, gone, by_set), *_faults(found)]
+    lines = [*_footnotes(records, notes, gone, by_set), *_set_notes(shown), *_faults(found)]
     for line in lines:
         console.print(line, style="dim", highlight=False, markup=False)
 
@@ -153,11 +173,28 @@ Found = Mapping[GroupKey, Sequence[Sequence[Finding]]]
 """What checks of the attack found of each record of each row of means."""
 
 
-def _marked(found: Found, by_set: bool) -> list[_Column]:
+def _mean_rows(shown: Views) -> int:
+    """Return how many rows of means a table has with a row for each set."""
+    return sum(not view.startswith("near") for view in shown)
+
+
+def _set_notes(shown: Views) -> list[str]:
+    """Say which sets the means leave out."""
+    lines = []
+    if GENUINE in shown:
+        gone = ", ".join(name for name in shown[ALL] if name not in shown[GENUINE])
+        lines.append(f"{_OF_GENUINE} without stand-ins ({gone}).")
+    near = [name for view, (name, *_) in shown.items() if view.startswith("near")]
+    if near:
+        lines.append(f"Near, and in no mean: {', '.join(near)}.")
+    return lines
+
+
+def _marked(found: Found, means: int) -> list[_Column]:
     """Return a column of marks, if any row has one."""
     each = [bool(one) for rows in found.values() for one in rows]
     whole = [any(rows) for rows in found.values()]
-    flags = [*each, *whole] if by_set else whole
+    flags = [*each, *whole * means] if means else whole
     return [_Column("", tuple(MARK if flag else "" for flag in flags), left=True)] * any(flags)
 
 
@@ -181,6 +218,7 @@ def _metrics(
     values: Sequence[Mapping[str, float]],
     bounds: Sequence[Mapping[str, Sequence[float]]],
     with_fnr: bool,
+    genuine: Sequence[Mapping[str, float]] = (),
 ) -> list[_Column]:
     def shown(metric: str) -> tuple[str, ...]:
         return tuple(_percent(value[metric]) for value in values)
@@ -189,11 +227,18 @@ def _metrics(
         return tuple(_interval(pair[metric]) if metric in pair else "" for pair in bounds)
 
     rejected = [_Column("FNR@95 ↓", shown("fnr")), _Column("95 %", between("fnr"), 3)]
+
+    def beside(metric: str, header: str) -> list[_Column]:
+        cells = tuple(_percent(value[metric]) if value else "" for value in genuine)
+        return [_Column(f"{header} {_OF_GENUINE}", cells)] * bool(genuine)
+
     return [
         _Column("FPR@95 ↓", shown("fpr95")),
+        *beside("fpr95", "FPR@95"),
         _Column("95 %", between("fpr95"), 2),
         *(rejected if with_fnr else []),
         _Column("AUROC ↑", shown("auroc")),
+        *beside("auroc", "AUROC"),
         _Column("95 %", between("auroc"), 4),
         _Column("AUPR ↑", shown("aupr_out"), 1),
     ]
@@ -203,24 +248,29 @@ def _means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {metric: _mean(records, metric) for metric in ("fpr95", "fnr", "auroc", "aupr_out")}
 
 
-def _by_set(
-    records: Sequence[dict[str, Any]], bounds: Mapping[GroupKey, Mapping[str, Sequence[float]]]
-) -> list[_Column]:
-    """One detector under one perturbation: a row for each OOD set, and the mean."""
+def _by_set(records: Sequence[dict[str, Any]], bounds: Bounds, shown: Views) -> list[_Column]:
+    """One detector under one perturbation: a row for each OOD set, and the means."""
     names = tuple(record["set"] for record in records)
+    means = {view: sets for view, sets in shown.items() if not view.startswith("near")}
+    # The second is the mean without stand-ins; those of groups say of how many sets.
+    titles = [v if v in (ALL, GENUINE) else f"{v} ({len(sets)})" for v, sets in means.items()]
+    known = bounds.get(group_key(records[0]), {})
     return [
-        _Column("OOD set", (*names, "mean"), left=True),
+        _Column("OOD set", (*names, *titles), left=True),
         *_metrics(
-            [*records, _means(records)],
-            [*(record["intervals"] for record in records), bounds.get(group_key(records[0]), {})],
+            [*records, *(_means(_of(records, sets)) for sets in means.values())],
+            [*(record["intervals"] for record in records), *(known.get(v, {}) for v in means)],
             attacks_id(records),
         ),
     ]
 
 
+def _of(records: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[dict[str, Any]]:
+    return [record for record in records if record["set"] in sets]
+
+
 def _by_group(
-    groups: Mapping[GroupKey, list[dict[str, Any]]],
-    bounds: Mapping[GroupKey, Mapping[str, Sequence[float]]],
+    groups: Mapping[GroupKey, list[dict[str, Any]]], bounds: Bounds, shown: Views
 ) -> list[_Column]:
     """Several detectors, perturbations or seeds: a row of means over the OOD sets for each.
 
@@ -241,14 +291,20 @@ def _by_group(
     ]
     if not columns:
         columns = [_Column("parameters", tuple(key[1] for key in groups), left=True)]
-    means = [_means(rows) for rows in groups.values()]
+    # A row that has near sets alone, others having failed, is the mean of these.
+    counted = [_of(rows, shown[ALL]) or rows for rows in groups.values()]
+    genuine = []
+    if GENUINE in shown:
+        parts = [_of(rows, shown[GENUINE]) for rows in groups.values()]
+        genuine = [_means(part) if part else {} for part in parts]
     accuracy = tuple(_percent(rows[0]["accuracy"]) for rows in groups.values())
     return [
         *columns,
         *_metrics(
-            means,
-            [bounds.get(key, {}) for key in groups],
+            [_means(rows) for rows in counted],
+            [bounds.get(key, {}).get(ALL, {}) for key in groups],
             any(attacks_id(rows) for rows in groups.values()),
+            genuine,
         ),
         _Column("acc.", accuracy, 3),
     ]

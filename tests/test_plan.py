@@ -15,6 +15,7 @@ from oodbench.identity import digest, question
 from oodbench.plan import Request, make_plan
 from oodbench.records import find_records, read_arrays, read_record, read_scores
 from oodbench.tables import group_key
+from oodbench.views import ALL
 from oodbench.workbench import Settings, Workbench
 
 CELL = ("--detector", "odin", "--attack", "linf", "--ood", "rings")
@@ -275,9 +276,9 @@ def test_mean_intervals_belong_to_the_rows_of_their_records(
         cells = [c for c in plan.cells if c in plan.done and group_key(plan.done[c]) == key]
         known = read_arrays(plan.id_path(cells[0].subject))[0]["scores"]
         scores = [read_scores(plan.record_path(cell))["scores"] for cell in cells]
-        assert bounds[key] == intervals.mean_intervals(known, scores)
+        assert bounds[key][ALL] == intervals.mean_intervals(known, scores)
         for metric in ("fpr95", "auroc"):
-            low, high = bounds[key][metric]
+            low, high = bounds[key][ALL][metric]
             assert low <= np.mean([row[metric] for row in rows]) <= high
 
 

@@ -38,6 +38,7 @@ from oodbench.records import (
 )
 from oodbench.sides import id_search, ood_source, with_clean_floor
 from oodbench.tables import group_key, print_tables
+from oodbench.views import ALL
 from oodbench.workbench import Settings, Workbench
 
 Array = npt.NDArray[np.float64]
@@ -283,7 +284,8 @@ def test_intervals_of_the_means_are_those_of_the_scores_of_each_side(
     raised = read_arrays(path)[0]["scores"]
     bounds = mean_intervals(plan)
     assert len(bounds) == 4
-    for key, found in bounds.items():
+    for key, by_view in bounds.items():
+        found = by_view[ALL]
         cells = [cell for cell in plan.cells if group_key(plan.done[cell]) == key]
         side = cells[0].side
         others = [read_scores(plan.record_path(cell))["scores"] for cell in cells]

@@ -115,7 +115,8 @@ def command(
         changed = [*settings, *([] if limit is None else [f"limit {limit}"])]
         means = mean_intervals(plan)
         audits = audits_of(files, lambda line: click.echo(f"oodbench: {line}", err=True))
-        print_tables(Console(), outcome.records, plan.notes, means, changed, audits)
+        shown = plan.bench.suite(suite)
+        print_tables(Console(), outcome.records, plan.notes, means, changed, audits, shown)
     if not outcome.failures:
         return 0
     if obj.get("debug"):

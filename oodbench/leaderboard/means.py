@@ -1,5 +1,6 @@
 """Means over OOD sets and training seeds."""
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
 from oodbench.marks import marks
 from oodbench.records import Place
+from oodbench.views import suite_called, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,11 +40,12 @@ def summary(
         audits: Audits of the records by identity, as far as there are any.
 
     Returns:
-        One row for each table, detector and perturbation that there is. ``table``, ``row`` and
-        ``column`` name them; ``suite`` to ``kind`` are fields of the records, with versions of
-        plugins and parameters of the perturbation; each of `METRICS` and ``accuracy`` is a mean
-        in [0, 1], with ``_std`` after its name the sample standard deviation over seeds, NaN for
-        one; ``sets`` and ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the table;
+        One row for each table, detector, view and perturbation that there is. ``table``, ``row``
+        and ``column`` name them, ``view`` the sets that the mean is over (`oodbench.views`);
+        ``suite`` to ``kind`` are fields of the records, with versions of plugins and parameters
+        of the perturbation; each of `METRICS` and ``accuracy`` is a mean in [0, 1], with ``_std``
+        after its name the sample standard deviation over seeds, NaN for one; ``sets`` and
+        ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the view and the table;
         ``notes`` holds pairs of set and note of the records, ``findings`` the checks that the
         attacks behind them failed.
 
@@ -72,14 +75,17 @@ def _cells(
     headers = dict(zip(columns, column_names(columns), strict=True))
     seeds = tuple(sorted({record["seed"] for record in table.records}))
     setting, sets = table.setting, table.sets
-    for row in rows:
+    shown = views(suite_called(setting.suite), list(sets))
+    for row, (view, of_sets) in itertools.product(rows, shown.items()):
         accuracy, trainings = _accuracy(arranged[row].values())
         for rank, column in enumerate(columns):
-            if column not in arranged[row]:
+            by_seed = _within(arranged[row].get(column, {}), of_sets)
+            if not by_seed:
                 continue
-            cell = _mean(arranged[row][column], tuple(sets), seeds, audits)
+            cell = _mean(by_seed, of_sets, seeds, audits)
             yield {
                 "table": title,
+                "view": view,
                 "row": names[row],
                 "column": headers[column],
                 "suite": setting.suite,
@@ -107,6 +113,15 @@ def _cells(
                 **_spread("accuracy", accuracy),
                 "remark": "; ".join(filter(None, [cell["remark"], trainings])),
             }
+
+
+def _within(by_seed: BySeed, sets: Sequence[str]) -> BySeed:
+    """Return the records that are of some sets."""
+    found = {
+        seed: {name: record for name, record in records.items() if name in sets}
+        for seed, records in by_seed.items()
+    }
+    return {seed: records for seed, records in found.items() if records}
 
 
 def _arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from oodbench.errors import RequestError
+from oodbench.views import ALL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +35,14 @@ def ordered(frame: "pd.DataFrame", sort: str = "worst") -> "pd.DataFrame":
     tables = list(dict.fromkeys(cell["table"] for cell in cells))
     places = {}
     for title in tables:
-        table = [cell for cell in cells if cell["table"] == title]
+        everything = [cell for cell in cells if cell["table"] == title]
+        table = [cell for cell in everything if cell["view"] == ALL] or everything
         columns = {cell["column"] for cell in table}
-        for row in {cell["row"] for cell in table}:
+        for row in {cell["row"] for cell in everything}:
             place: list[Any] = [tables.index(title)]
             if sort == "worst":
                 mine = [cell for cell in table if cell["row"] == row]
+                mine = mine or [cell for cell in everything if cell["row"] == row]
                 whole = len(mine) == len(columns) and all(
                     cell["sets"] == cell["of_sets"] for cell in mine
                 )

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from oodbench.errors import RequestError
 from oodbench.marks import MARK, MEANING, Figure, explained
-from oodbench.registry import load
 from oodbench.tables import CONVENTION, FNR_CONVENTION, told_of_attack
+from oodbench.views import ALL, suite_called
 from oodbench.wording import merged, pattern
 
 if TYPE_CHECKING:
@@ -32,20 +31,23 @@ def markdown(frame: "pd.DataFrame") -> str:
 
 
 def _section(cells: Sequence[Cell]) -> str:
+    """Return the table of the mean over all sets, then those of its other views, and notes."""
     columns = {cell["column"]: cell for cell in sorted(cells, key=lambda cell: cell["column_rank"])}
     marks = _marks(cells)
-    caption = f"FPR@95 ↓ / AUROC ↑ in percent, {_averaged(cells)}"
-    attacked = [name for name, cell in columns.items() if cell["side"] != "ood"]
-    if attacked:
-        caption += f". In {', '.join(attacked)}: FPR@95 ↓ / FNR@95 ↓ / AUROC ↑"
-    notes = [f"- {_escaped(note)}" for note in _footnotes(cells, columns, marks)]
-    parts = [
-        f"### {_escaped(cells[0]['table'])}",
-        f"{_escaped(caption)}.",
-        _grid(cells, list(columns), marks),
-        "\n".join(notes),
-    ]
-    return "\n\n".join(parts)
+    shown = list(dict.fromkeys(cell["view"] for cell in cells))
+    parts = [f"### {_escaped(cells[0]['table'])}"]
+    for view in sorted(shown, key=lambda view: view != ALL):
+        mine = [cell for cell in cells if cell["view"] == view]
+        attacked = [name for name, cell in columns.items() if cell["side"] != "ood"]
+        caption = f"FPR@95 ↓ / AUROC ↑ in percent, {_averaged(mine)}"
+        if attacked:
+            caption += f". In {', '.join(attacked)}: FPR@95 ↓ / FNR@95 ↓ / AUROC ↑"
+        heading = [] if view == ALL else [f"#### {_escaped(view)}"]
+        parts += [*heading, f"{_escaped(caption)}.", _grid(mine, list(columns), marks)]
+    # A view of fewer sets has nothing to say that these have not.
+    whole = [cell for cell in cells if cell["view"] == ALL or cell["view"].startswith("near")]
+    notes = [f"- {_escaped(note)}" for note in _footnotes(whole or cells, columns, marks)]
+    return "\n\n".join([*parts, "\n".join(notes)])
 
 
 def _grid(cells: Sequence[Cell], columns: Sequence[str], marks: Mapping[str, str]) -> str:
@@ -122,8 +124,9 @@ def _footnotes(
         if remark != _FAILED:
             yield f"{mark} {remark}."
     yield from _faults(cells)
-    # A frame has one cell for each row and column.
-    if len(cells) < len({cell["row"] for cell in cells}) * len(columns):
+    # A frame has one cell for each row, view and column.
+    places = {(cell["row"], cell["view"]) for cell in cells}
+    if len(cells) < len(places) * len(columns):
         yield "– no record."
     seeds = cells[0]["of_seeds"]
     yield f"Training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
@@ -152,11 +155,8 @@ def _faults(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _suite_note(suite: str) -> str:
     """Return what a suite has to say under every table; nothing where it cannot be found."""
-    try:
-        found = load("datasets", suite)()
-    except (RequestError, TypeError, ValueError):
-        return ""
-    return str(getattr(found, "note", ""))
+    found = suite_called(suite)
+    return "" if found is None else found.note
 
 
 def _notes(cells: Sequence[Cell]) -> Iterator[str]:
@@ -170,9 +170,10 @@ def _notes(cells: Sequence[Cell]) -> Iterator[str]:
             said = (cell["row"], image_set, note)
             alike.setdefault(pattern(note), []).append(said)
     all_rows = list(dict.fromkeys(cell["row"] for cell in cells))
+    all_sets = list(dict.fromkeys(name for cell in cells for name in cell["of_sets"]))
     for found in alike.values():
         rows, sets, notes = zip(*found, strict=True)
-        scopes = [_some(all_rows, rows), _some(cells[0]["of_sets"], sets)]
+        scopes = [_some(all_rows, rows), _some(all_sets, sets)]
         scope = " on ".join(filter(None, scopes))
         yield f"{scope}: {merged(notes)}" if scope else merged(notes)
 
