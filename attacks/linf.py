@@ -57,6 +57,7 @@ class LInf(Perturbation):
     version: ClassVar[int] = 2
     in_all: ClassVar[bool] = True
     fallback: ClassVar[str] = "square"
+    role: ClassVar[str] = "gradient"
 
     eps: int = 8
     budget: int | None = None

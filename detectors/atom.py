@@ -1,12 +1,14 @@
 """ATOM: adversarial training with informative outlier mining."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
-from oodbench.mining import MinedOutliers, check_quantile
+from oodbench.mining import QUANTILES, MinedOutliers, check_quantile
 from oodbench.recipe import Batch, Recipe
 from oodbench.scores import reject_class
 from oodbench.training import Training
@@ -54,6 +56,8 @@ class ATOM(RejectClass):
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
     """
+
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"quantile": QUANTILES}
 
     quantile: float | None = None
     weight: float = 1.0

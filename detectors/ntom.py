@@ -1,10 +1,12 @@
 """NTOM: outlier mining without attacked outliers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from oodbench.families import RejectClass
 from oodbench.fields import at_least
-from oodbench.mining import MinedOutliers, check_quantile
+from oodbench.mining import QUANTILES, MinedOutliers, check_quantile
 from oodbench.recipe import Recipe
 
 
@@ -19,6 +21,8 @@ class NTOM(RejectClass):
             CIFAR-10 0.125, CIFAR-100 0.5.
         weight: λ, weight of the outlier term; no unit; 1.
     """
+
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"quantile": QUANTILES}
 
     quantile: float | None = None
     weight: float = 1.0

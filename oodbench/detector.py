@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -100,6 +100,8 @@ class Detector(ABC):
     """Whether `fit` reads the labels."""
     needs_pool: ClassVar[bool] = False
     """Whether `fit` reads the outlier pool."""
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values to choose from on held-out images (`oodbench.selecting`), of one field."""
 
     @property
     def recipe(self) -> Recipe:

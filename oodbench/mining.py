@@ -15,6 +15,8 @@ POOL_FACTOR = 8
 """Pool images scored for each in-distribution training image (Chen et al., 2021, code)."""
 MINED_SHARE = 4
 """One in this many of the scored pool images is trained on."""
+QUANTILES = (0.0, 0.125, 0.25, 0.5, 0.75)
+"""Values of q that the paper chooses from."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Perturbation(ABC):
     fallback: ClassVar[str] = ""
     """Name of the perturbation to use on images where the score has no gradient, or a wrong one."""
     role: ClassVar[str] = ""
-    """What an audit uses it for: ``floor`` or ``black_box``."""
+    """What it is used for: ``floor`` or ``black_box`` by an audit, ``gradient`` as the attack that
+    parameters are chosen under."""
 
     preset: str = "standard"
 

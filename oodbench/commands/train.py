@@ -1,6 +1,6 @@
 """``oodbench train``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,17 @@ from oodbench.commands.options import (
     whole_numbers,
 )
 
+if TYPE_CHECKING:
+    from oodbench.selecting import Selection
+
 
 @click.command("train")
 @teaching_options
+@click.option(
+    "--select-q",
+    is_flag=True,
+    help="Try each mining quantile and choose by FPR@95 on held-out images.",
+)
 @training_options
 def command(
     suite: str,
@@ -23,6 +31,7 @@ def command(
     schedule: str | None,
     network: str | None,
     settings: tuple[str, ...],
+    select_q: bool,
     **places: Any,
 ) -> None:
     """Train the networks behind detectors and fit their statistics.
@@ -33,6 +42,7 @@ def command(
 
     from oodbench.api import Places
     from oodbench.plan import Request, make_plan
+    from oodbench.selecting import selections
 
     request = Request(
         suite=suite,
@@ -44,6 +54,10 @@ def command(
     )
     with reported() as progress:
         bench = Places(**places).workbench(progress)
+        if select_q:
+            for selection in selections(request, bench):
+                _show(selection)
+            return
         # Nothing is looked up among results: only what the cells stand on is wanted.
         plan = make_plan(request, bench, Path(), force=True)
         for taught in plan.trainings:
@@ -51,3 +65,30 @@ def command(
             click.echo(f"{taught.title}: {stored.path}")
         for subject in dict.fromkeys(cell.subject for cell in plan.cells):
             bench.state(subject.detector, subject.taught)
+
+
+def _show(selection: "Selection") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{selection.detector}, seed {selection.seed}: {selection.images} held-out images,"
+        f" {selection.outliers} held-out outliers",
+        title_justify="left",
+        pad_edge=False,
+        show_edge=False,
+    )
+    headers = (selection.field, "FPR@95 natural ↓", "FPR@95 attacked ↓", "mean ↓", "acc.")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for one in selection.tried:
+        figures = (one.fpr95, one.fpr95_attacked, one.mean, one.accuracy)
+        style = "bold" if one.value == selection.chosen else None
+        table.add_row(f"{one.value:g}", *(f"{100 * x:.2f}" for x in figures), style=style)
+    console = Console()
+    console.print(table)
+    chosen = f"{selection.detector}.{selection.field}={selection.chosen:g}"
+    console.print(f"Chosen: --set {chosen}", highlight=False)
+    console.print(f"Kept in {selection.path}", style="dim", highlight=False, soft_wrap=True)
