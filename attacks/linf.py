@@ -180,17 +180,21 @@ class _Search:
             yield self._best()
 
     def _assigned(self, probes: int) -> list[tuple[str, str]]:
-        """Return objective and kind of start of each probe; three in four are of the score."""
+        """Return objective and kind of start of each probe.
+
+        Three in four are of the score, but every other objective has one, as far as there are
+        probes.
+        """
         others = [name for name in self._objectives if name != "score"]
-        if not others:
-            names = ["score"] * probes
+        names = ["score"] * probes
+        turns = itertools.cycle(others)
+        if not others or "score" not in self._objectives:
+            names = [next(turns) for _ in names] if others else names
         else:
-            turns = itertools.cycle(others)
-            lowers_score = "score" in self._objectives
-            names = [
-                "score" if lowers_score and probe % 4 != 3 else next(turns)
-                for probe in range(probes)
-            ]
+            # Every fourth; with more objectives than that, from the last one on.
+            places = [*range(3, probes, 4), *reversed([i for i in range(1, probes) if i % 4 != 3])]
+            for place in sorted(places[: max(probes // 4, min(len(others), probes - 1))]):
+                names[place] = next(turns)
         kinds = ["clean", *itertools.islice(itertools.cycle(_STARTS), probes - 1)]
         return list(zip(names, kinds, strict=True))
 

@@ -32,7 +32,7 @@ from oodbench.records import (
 )
 from oodbench.searched import FORWARD_COST
 from oodbench.sides import AttackedId, ood_source, with_clean_floor
-from oodbench.subject import Shown, counted_draws, judged
+from oodbench.subject import Shown, judged, judged_by_count
 from oodbench.work import Piece, Work, joined, run_work, with_memory
 
 _RANGE = 500
@@ -181,12 +181,15 @@ class _Run:
         parts: list[Arrays] = []
         for begin in range(0, len(images), batch_size):
             indices = np.arange(begin, min(begin + batch_size, len(images)))
-            shown = Shown.of(self.bench.pixels(images, indices))
+            pixels = self.bench.pixels(images, indices)
+            shown = Shown.of(pixels)
             names = [ids[i] for i in indices.tolist()]
             with torch.no_grad():
                 predicted = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
-            with counted_draws(ready.detector, "id", names):
+            if ready.detector.draws == 1:
                 scores = judged(ready.detector.score, ready.model, shown)
+            else:
+                scores = judged_by_count(ready.detector.score, ready.model, pixels, "id", names)
             part: Arrays = {
                 "ids": ids_array(names),
                 "scores": scores.cpu().numpy(),

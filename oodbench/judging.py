@@ -1,7 +1,7 @@
 """The judge: the true score of real images decides which candidate of a search counts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from oodbench.searched import (
     sound_gradients,
     stand_ins,
 )
-from oodbench.subject import Shown, Subject, counted_draws, judged
+from oodbench.subject import Shown, Subject, counted_draws, differs, judged, judged_by_count
 from oodbench.threat import farthest
 
 THEN = " > "
@@ -185,12 +185,17 @@ def final_scores(
 ) -> Tensor:
     """Return the scores of the chosen images, float32 [N], after the last perturbation.
 
-    A random score is drawn once more: what chose the image is not what it will be met with.
+    A random score, declared or found to be so now, is drawn once more for each image: what chose
+    the image is not what it will be met with.
     """
-    if subject.selection(perturbation) == subject.detector.score:
-        return verdict.values
-    with counted_draws(subject.detector, "final", ids):
-        return judged(subject.detector.score, subject.model, Shown.of(verdict.images))
+    score = subject.detector.score
+    if subject.detector.draws == 1:
+        again = judged(score, subject.model, Shown.of(verdict.images))
+        if subject.selection(perturbation) != score:
+            return again
+        if not bool(differs(again, verdict.values).any()):
+            return verdict.values
+    return judged_by_count(score, subject.model, verdict.images, "final", ids)
 
 
 def _unperturbed(
@@ -238,7 +243,13 @@ def _search(
         for candidate in perturbation.search(objectives, centres.clone(), ids, seed):
             _check(perturbation, candidate, centres)
             _offered(subject, perturbation, verdict, candidate, Shown.of(candidate.images))
-    if looked is not None and not bool(looked.sound.all()):
+    if looked is None:
+        return verdict
+    if "score" in objectives:
+        stopped = objectives["score"].faults & looked.sound
+        ledger.checks["nonfinite"] += int(stopped.sum())
+        looked = replace(looked, sound=looked.sound & ~stopped)
+    if not bool(looked.sound.all()):
         _fall_back(subject, perturbation, verdict, centres, looked, objectives, ids, seed, ledger)
     return verdict
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodbench.audit.checks import Check, free_checks
+from oodbench.audit.checks import FREE, Check, free_checks
 from oodbench.audit.storing import Audit, audit_beside, belongs, find_audits, read_audit
 from oodbench.errors import DamagedFileError
 from oodbench.wording import merged, pattern
@@ -71,7 +71,7 @@ def _from_record(record: Mapping[str, Any]) -> list[Check]:
 
 
 def audits_below(root: Path, tell: Tell = warnings.warn) -> dict[str, Audit]:
-    """Return the audits below a results folder by identity of the record.
+    """Return the audits below a results folder, by identity of the record and digest of scores.
 
     One that is damaged is told and left out: no table fails for it.
     """
@@ -83,13 +83,28 @@ def audits_below(root: Path, tell: Tell = warnings.warn) -> dict[str, Audit]:
             tell(f"{error}; the table goes without it")
         else:
             found[audit["identity"]] = audit
+            found[audit["scores"]] = audit
     return found
+
+
+def audit_of(
+    record: Mapping[str, Any], audits: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Return the audit of a record's search on OOD images, if there is one of it as it is.
+
+    Args:
+        record: A record.
+        audits: As `audits_below` returns them.
+    """
+    key = record["digests"].get("scores") if record["side"] == "both" else record["identity"]
+    found = audits.get(key)
+    return found if found is not None and belongs(found, record) else None
 
 
 def audits_of(
     records: Iterable[tuple[Path, Mapping[str, Any]]], tell: Tell = warnings.warn
 ) -> dict[str, Audit]:
-    """Return the audits beside some records by identity, as `audits_below` does.
+    """Return the audits beside some records, as `audits_below` does.
 
     Args:
         records: Files and what they hold.
@@ -103,7 +118,8 @@ def audits_of(
             tell(f"{error}; the table goes without it")
             continue
         if audit is not None:
-            found[record["identity"]] = audit
+            found[audit["identity"]] = audit
+            found[audit["scores"]] = audit
     return found
 
 
@@ -115,13 +131,17 @@ class Figure:
         row: What its row is called.
         column: What its attack is called.
         cells: Number of the cells.
+        audited: How many of them have an audit.
         findings: What was found of any of them.
+        seeds: Training seeds of the cells.
     """
 
     row: str
     column: str
     cells: int
+    audited: int
     findings: Sequence[Finding]
+    seeds: int = 1
 
 
 def explained(figures: Iterable[Figure]) -> list[str]:
@@ -145,10 +165,11 @@ def explained(figures: Iterable[Figure]) -> list[str]:
 
 
 def _whom(row: str, found: Sequence[tuple[Figure, Finding]]) -> str:
-    cells = {(finding.image_set, finding.seed) for _, finding in found}
-    total = found[0][0].cells
-    if len(cells) == total:
+    """Name a row and how many of its cells are meant, where that is not all."""
+    figure, finding = found[0]
+    count = len({(each.image_set, each.seed) for _, each in found})
+    if count == figure.cells:
         return row
-    seeds = {finding.seed for figure, _ in found for finding in figure.findings}
-    noun = "sets" if len(seeds) == 1 else "cells"
-    return f"{row} ({len(cells)} of {total} {noun})"
+    if finding.check not in FREE and figure.audited < figure.cells:
+        return f"{row} ({count} of {figure.audited} audited cells, of {figure.cells} in all)"
+    return f"{row} ({count} of {figure.cells} {'sets' if figure.seeds == 1 else 'cells'})"

@@ -11,8 +11,9 @@ from torch import Tensor
 from oodbench.detector import Anchored, Objective, averaged
 from oodbench.errors import CellError
 from oodbench.model import Model, input_gradient
+from oodbench.randomness import torch_generator
 from oodbench.scores import energy, max_probability, reject_class
-from oodbench.subject import Shown, Subject, padded
+from oodbench.subject import Shown, Subject, differs, padded
 
 FORWARD_COST = 0.35
 """What a score costs of a score with its gradient, about; for progress only."""
@@ -24,8 +25,19 @@ _PROBE = 0.02 / 255
 # Of the change that a gradient promises, what must come true for a search to go by it. Along
 # signs that have nothing to do with the score it is ||g||2 / ||g||1 at random, some hundredths.
 _LEAST_SHARE = 0.1
-# Change of a score between two evaluations, of its size or of one unit, above which it is random.
-_REPEAT_TOLERANCE = 1e-3
+# The same a whole grey level away, where the search's images lie: units of the network switch on
+# the way, so less is asked. A wave that is the same on every real image keeps nothing of it.
+_WHOLE_LEVEL = 1 / 255
+_LEAST_SHARE_WHOLE = 0.02
+# Where the gradient is that of a stand-in, or of a mean over draws, no more can be asked than that
+# the score, at one of these distances, rises along it by so many times what it changes along any
+# of a few random signs. A gradient of n pixels that is right beats these by about √n.
+_RISES_WITHIN = (1 / 255, 4 / 255, 16 / 255)
+_RANDOM_SIGNS = 4
+_CLEAR_RISE = 3.0
+_MORE_DRAWS = 4
+# Share of pixels without a gradient above which it is cut: of honest detectors at most a seventh.
+_MOST_ZEROS = 0.5
 # Draws over which a random score that declares none is averaged.
 _DRAWS = 8
 
@@ -40,9 +52,9 @@ class Ledger:
             were zero everywhere (``zero``) or not finite (``nonfinite``), and the number of
             entries (``entries``) and zero entries (``zero_entries``).
         checks: Of how many images (``images``) the score's gradient was looked at before a
-            search; how many had none, or one of zero (``zero``), one that is not finite
-            (``nonfinite``), or one that finite differences contradict (``wrong``); and how many
-            had another score the second time (``random``).
+            search; how many had none, or one of zero in most pixels (``zero``), one that is not
+            finite, then or on the way (``nonfinite``), or one that finite differences contradict
+            (``wrong``); and how many had another score the second time (``random``).
         fallback: On how many images (``images``) the fallback searched.
         tick: Called with the work done, in gradients of one image.
     """
@@ -108,6 +120,9 @@ class Searched:
         self._objective = objective
         self._subject = subject
         self._ledger = ledger
+        # Shared with the parts of `rows`: on which of all images a gradient was not finite.
+        self._faults = torch.zeros(len(centres), dtype=torch.bool, device=centres.device)
+        self._places = torch.arange(len(centres), device=centres.device)
         self._anchors: Tensor | None = None
         if isinstance(objective, Anchored):
             with torch.no_grad():
@@ -119,9 +134,15 @@ class Searched:
         """Return the same for some of the centres."""
         part = object.__new__(Searched)
         part.__dict__ = dict(self.__dict__)
+        part._places = self._places[index]
         if self._anchors is not None:
             part._anchors = self._anchors[index]
         return part
+
+    @property
+    def faults(self) -> Tensor:
+        """On which of all images some gradient was not finite, bool [N]."""
+        return self._faults
 
     def value(self, images: Tensor) -> Tensor:
         """Return the values, float32 [N]."""
@@ -144,6 +165,9 @@ class Searched:
             gradients = input_gradient(values, inputs)[:rows]
         self._ledger.record(self._name, gradients, self._first)
         self._first = False
+        # A sum is not finite where an entry is not.
+        broken = ~gradients.flatten(1).sum(1).isfinite()
+        self._faults[self._places] = self._faults[self._places] | broken
         return values.detach()[:rows].float(), gradients
 
     def _evaluated(self, images: Tensor) -> Tensor:
@@ -257,10 +281,11 @@ def stand_ins(
 def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledger) -> Soundness:
     """Look at the gradient of a score before a search goes by it.
 
-    It is sound if it is finite, not zero everywhere, if the score is the same the second time
-    where it is not declared random, and if the score rises along the gradient's sign by at
-    least a tenth of what it promises; of a smooth stand-in (BPDA) or a random score only the
-    first two are asked.
+    It is sound if it is finite, not zero in most pixels, if the score is the same the second time
+    where it is not declared random, and if the score rises along the gradient's sign as it
+    promises: by a tenth close by and by a fiftieth a grey level away. Of a smooth stand-in (BPDA)
+    or a random score it is asked that the score, in the mean over draws, rises along it somewhere,
+    and by more than along random signs.
 
     Args:
         subject: The detector.
@@ -289,10 +314,10 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
         gradient = input_gradient(again, inputs)
     ledger.scored(2 * rows)
     again = again.detach()[:rows].float()
-    changed = (again - values).abs() > _REPEAT_TOLERANCE * values.abs().clamp(min=1)
+    changed = differs(again, values)
     flat = gradient[:rows].flatten(1)
     finite = flat.isfinite().all(1)
-    zero = (flat == 0).all(1)
+    zero = (flat == 0).float().mean(1) > _MOST_ZEROS
     sound = finite & ~zero
     random = subject.detector.draws == 1 and bool(changed.any())
     if random:
@@ -300,16 +325,52 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
         sound &= ~changed
     checks["nonfinite"] += int((~finite).sum())
     checks["zero"] += int(zero.sum())
-    if not smooth and subject.detector.draws == 1:
-        with torch.no_grad():
-            step = _PROBE * gradient.sign().nan_to_num()
-            above, below = ((shown.inputs + way * step).clamp(0, 1) for way in (1, -1))
-            promised = (gradient * (above - below)).flatten(1).sum(1)[:rows]
-            kept = objective(subject.model, above) - objective(subject.model, below)
-        wrong = sound & ~(kept[:rows] >= _LEAST_SHARE * promised)
-        checks["wrong"] += int(wrong.sum())
-        sound = sound & ~wrong
-    return Soundness(sound, random=random)
+    with torch.no_grad():
+        if smooth or subject.detector.draws > 1:
+            # More draws, lest chance hide what a right gradient does.
+            mean = averaged(objective, 1 if subject.detector.draws == 1 else _MORE_DRAWS)
+            rises = _rises(mean, subject.model, shown.inputs, gradient)
+        else:
+            rises = _rises_as_promised(objective, subject.model, shown.inputs, gradient)
+    wrong = sound & ~rises[:rows]
+    checks["wrong"] += int(wrong.sum())
+    return Soundness(sound & ~wrong, random=random)
+
+
+def _moved(images: Tensor, gradient: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Return images moved up and down the sign of a gradient, inside the pixel box."""
+    step = size * gradient.sign().nan_to_num()
+    return (images + step).clamp(0, 1), (images - step).clamp(0, 1)
+
+
+def _rises_as_promised(
+    objective: Objective, model: Model, images: Tensor, gradient: Tensor
+) -> Tensor:
+    """Return where a score rises by a fair share of what its gradient promises, bool [N]."""
+    right = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    for size, share in ((_PROBE, _LEAST_SHARE), (_WHOLE_LEVEL, _LEAST_SHARE_WHOLE)):
+        above, below = _moved(images, gradient, size)
+        promised = (gradient * (above - below)).flatten(1).sum(1)
+        right &= objective(model, above) - objective(model, below) >= share * promised
+    return right
+
+
+def _rises(objective: Objective, model: Model, images: Tensor, gradient: Tensor) -> Tensor:
+    """Return where a score rises along a gradient more than along random signs, bool [N]."""
+    found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    rng = torch_generator(0, "gradient/signs")
+    shape = (_RANDOM_SIGNS, *images.shape[1:])
+    signs = (torch.rand(shape, generator=rng) - 0.5).sign().to(images)
+    for size in _RISES_WITHIN:
+
+        def change(way: Tensor, size: float = size) -> Tensor:
+            above, below = _moved(images, way.expand_as(images), size)
+            return objective(model, above) - objective(model, below)
+
+        by_chance = torch.stack([change(sign[None]).abs() for sign in signs]).amax(0)
+        rise = change(gradient)
+        found |= (rise > 0) & (rise >= _CLEAR_RISE * by_chance)
+    return found
 
 
 def health(first: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:

@@ -105,17 +105,50 @@ def judged(objective: Objective, model: Model, shown: Shown) -> Tensor:
     return values
 
 
+# Change of a score between two evaluations, of its size or of one unit, above which it is random.
+_REPEAT_TOLERANCE = 1e-3
+
+
+def differs(again: Tensor, before: Tensor) -> Tensor:
+    """Return which scores [N] are others than before by more than rounding, bool [N]."""
+    return (again - before).abs() > _REPEAT_TOLERANCE * before.abs().clamp(min=1)
+
+
+def judged_by_count(
+    objective: Objective, model: Model, images: Tensor, purpose: str, ids: Sequence[str]
+) -> Tensor:
+    """Evaluate a random score, the draws of each image a function of purpose and id alone.
+
+    One image at a time, since what a score draws for a batch cannot be taken apart.
+
+    Returns:
+        float32 [N].
+    """
+    values = []
+    for row, name in enumerate(ids):
+        with _drawing(purpose, name):
+            values.append(judged(objective, model, Shown.of(images[row : row + 1])))
+    return torch.cat(values)
+
+
+@contextmanager
+def _drawing(purpose: str, name: str) -> Iterator[None]:
+    """Let torch draw numbers that are a function of a purpose and an id."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(generator(0, purpose, name).integers(2**63)))
+        yield
+
+
 @contextmanager
 def counted_draws(detector: Detector, purpose: str, ids: Sequence[str]) -> Iterator[None]:
-    """Let a random score draw the same numbers whenever the same batch is scored.
+    """Let a random score draw the same numbers whenever the same batch is searched.
 
-    They are a function of the purpose and the batch's first id; those of a detector that is not
-    random are left alone.
+    They are a function of the purpose and the batch's first id, so a search against a random score
+    depends on the batch; what it ends with is scored by `judged_by_count`. Those of a detector
+    that is not declared random are left alone.
     """
     if detector.draws == 1:
         yield
         return
-    seed = int(generator(0, purpose, ids[0] if ids else "").integers(2**63))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _drawing(purpose, ids[0] if ids else ""):
         yield

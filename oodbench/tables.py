@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from oodbench.marks import MARK, MEANING, Figure, Finding, explained, marks
+from oodbench.marks import MARK, MEANING, Figure, Finding, audit_of, explained, marks
 from oodbench.views import ALL, GENUINE, views
 
 if TYPE_CHECKING:
@@ -138,10 +138,14 @@ def print_tables(
     records = [record for rows in groups.values() for record in rows]
     shown = views(suite, list(dict.fromkeys(record["set"] for record in records)))
     columns = _by_set(records, bounds, shown) if by_set else _by_group(groups, bounds, shown)
-    found = {
-        key: [marks(record, (audits or {}).get(record["identity"])) for record in groups[key]]
-        for key in groups
+    known = {
+        key: [audit_of(record, audits or {}) for record in rows] for key, rows in groups.items()
     }
+    found = {
+        key: [marks(record, audit) for record, audit in zip(rows, known[key], strict=True)]
+        for key, rows in groups.items()
+    }
+    audited = {key: sum(audit is not None for audit in each) for key, each in known.items()}
     means = _mean_rows(shown) if by_set else 0
     columns += _marked(found, means)
     table = Table(
@@ -164,7 +168,11 @@ def print_tables(
     console.print(table)
     console.print()
     gone = [column.header for column in columns if column not in kept]
-    lines = [*_footnotes(records, notes, gone, by_set), *_set_notes(shown), *_faults(found)]
+    lines = [
+        *_footnotes(records, notes, gone, by_set),
+        *_set_notes(shown),
+        *_faults(found, audited),
+    ]
     for line in lines:
         console.print(line, style="dim", highlight=False, markup=False)
 
@@ -198,7 +206,7 @@ def _marked(found: Found, means: int) -> list[_Column]:
     return [_Column("", tuple(MARK if flag else "" for flag in flags), left=True)] * any(flags)
 
 
-def _faults(found: Found) -> list[str]:
+def _faults(found: Found, audited: Mapping[GroupKey, int]) -> list[str]:
     """Say what the marks mean."""
     several = len({seed for _, _, _, seed, _ in found}) > 1
     figures = [
@@ -206,9 +214,11 @@ def _faults(found: Found) -> list[str]:
             f"{detector}, seed {seed}" if several else detector,
             attack if side == "ood" else f"{attack} on side {side}",
             len(rows),
+            audited[key],
             [finding for row in rows for finding in row],
         )
-        for (detector, _, attack, seed, side), rows in found.items()
+        for key, rows in found.items()
+        for detector, _, attack, seed, side in [key]
     ]
     lines = [f"{MARK} {line}." for line in explained(figures)]
     return [f"{MARK} {MEANING}:", *lines] if lines else []
@@ -344,6 +354,25 @@ def told_of_attack(preset: str, budget: int, queries: int, precision: str = "flo
     return f"{', '.join(means)}, the worst case chosen by {', then by '.join(judges)}."
 
 
+def told_of_fallback(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return what else searched images whose gradient leads nowhere; empty if nothing did."""
+    found, images = {}, 0
+    for record in records:
+        attack = record["attack"] or {}
+        for search in (attack, attack.get("id") or {}):
+            fallback = search.get("fallback")
+            if fallback:
+                found[fallback["name"]] = fallback["queries"]
+                images += fallback["images"]
+    if not found:
+        return ""
+    means = " and ".join(f"{name} with {queries} queries" for name, queries in found.items())
+    return (
+        f"besides, functions of the logits and {means} on the {images} image"
+        f"{'s' if images != 1 else ''} whose gradient leads nowhere."
+    )
+
+
 def _footnotes(
     records: Sequence[dict[str, Any]], notes: Sequence[str], gone: Sequence[str], by_set: bool
 ) -> list[str]:
@@ -366,6 +395,10 @@ def _footnotes(
         )
         if told:
             attacks[f"{record['perturbation']}: {told}"] = None
+    for name in dict.fromkeys(record["perturbation"] for record in records):
+        told = told_of_fallback(record for record in records if record["perturbation"] == name)
+        if told:
+            attacks[f"{name}: {told}"] = None
     lines += attacks
     # A few images make figures look better known than they are, wherever they are pasted.
     fewest = min(min(record["n_id"], record["n_ood"]) for record in records)

@@ -54,10 +54,13 @@ def test_a_healthy_search_passes_what_a_record_can_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "most"), [("zero", 0.001), ("nonfinite", 0.001), ("wrong", 0.01)]
+    ("fault", "most", "more"),
+    # A hundredth of 100 images, and so many that more than a hundredth of all must be so.
+    [("zero", 0.001, 0.002), ("nonfinite", 0.001, 0.002), ("wrong", 0.03, 0.04)],
 )
-def test_more_broken_gradients_than_may_be_fail(fault: str, most: float) -> None:
-    for share, verdict in ((most, "pass"), (2 * most, "fail"), (1.0, "fail")):
+def test_more_broken_gradients_than_may_be_fail(fault: str, most: float, more: float) -> None:
+    assert sum(attack()["won"].values()) == 100
+    for share, verdict in ((most, "pass"), (more, "fail"), (1.0, "fail")):
         gradient = {**attack()["gradient"], fault: share}
         check = checks.gradient(attack(gradient=gradient))
         assert (check.verdict, check.value) == (verdict, share)
@@ -164,13 +167,26 @@ def test_a_search_without_gradients_must_not_go_lower() -> None:
 
 
 def test_of_foreign_images_the_best_of_each_counts() -> None:
-    one, two = (np.where(np.arange(20) == k, CLEAN - 2, CLEAN) for k in (3, 4))
+    one, two, three = (np.where(np.arange(20) == k, CLEAN - 2, CLEAN) for k in (3, 4, 5))
     own = CLEAN - 1
     assert checks.transfer(["a"], CLEAN, own, one[None]).verdict == "pass"
     assert checks.transfer(["a", "b"], CLEAN, own, np.stack([one, one])).verdict == "pass"
-    check = checks.transfer(["a", "b"], CLEAN, own, np.stack([one, two]))
+    check = checks.transfer(["a", "b", "c"], CLEAN, own, np.stack([one, two, three]))
     assert check.verdict == "fail"
-    assert check.values == {"images": 2, "by_source": {"a": 1, "b": 1}}
+    assert check.values == {"images": 3, "by_source": {"a": 1, "b": 1, "c": 1}}
+
+
+def test_company_alone_makes_no_detector_fail_the_transfer() -> None:
+    # Each of several is within its bound: a hundredth of the images, independent of the others.
+    rng = np.random.default_rng(0)
+    for sources in (1, 3, 12):
+        failed = 0
+        for _ in range(400):
+            hits = rng.random((sources, 20)) < checks.LOWER_IMAGES
+            other = np.where(hits, CLEAN - 2, CLEAN)
+            names = [str(number) for number in range(sources)]
+            failed += checks.transfer(names, CLEAN, CLEAN - 1, other).failed
+        assert failed <= 0.08 * 400, sources
 
 
 def test_a_larger_ball_must_not_help_and_the_whole_box_must_leave_nothing() -> None:
@@ -572,7 +588,12 @@ def audited(record: dict[str, Any], **told: str) -> dict[str, Any]:
     for check in found:
         if check["name"] in told:
             check |= {"verdict": "fail", "told": told[check["name"]]}
-    return {"record": record["digests"]["record"], "identity": record["identity"], "checks": found}
+    return {
+        "record": record["digests"]["record"],
+        "identity": record["identity"],
+        "scores": record["digests"].get("scores"),
+        "checks": found,
+    }
 
 
 def test_what_a_record_tells_is_marked_without_an_audit_and_an_audit_adds_the_rest() -> None:
@@ -601,9 +622,9 @@ def test_where_both_sides_are_attacked_both_searches_are_looked_at() -> None:
 
 
 def test_faults_that_differ_in_numbers_alone_are_told_as_one() -> None:
-    def figure(row: str, cells: int, **told: str) -> marks.Figure:
-        found = [marks.Finding(row, "linf", name, 0, "floor", text) for name, text in told.items()]
-        return marks.Figure(row, "linf", cells, found)
+    def figure(row: str, cells: int, check: str = "floor", **told: str) -> marks.Figure:
+        found = [marks.Finding(row, "linf", name, 0, check, text) for name, text in told.items()]
+        return marks.Figure(row, "linf", cells, min(cells, 5), found)
 
     lines = marks.explained(
         [
@@ -611,11 +632,14 @@ def test_faults_that_differ_in_numbers_alone_are_told_as_one() -> None:
             figure("oe", 1, a="x on 5 of 20"),
             figure("odin", 5, a="another"),
             figure("acet", 5),
+            figure("atom", 15, a="x on 2 of 20"),
+            figure("sofl", 15, "search", a="nothing"),
         ]
     )
     assert lines == [
-        "linf on msp (2 of 5 sets), oe: x on 2–12 of 20",
+        "linf on msp (2 of 5 sets), oe, atom (1 of 5 audited cells, of 15 in all): x on 2–12 of 20",
         "linf on odin (1 of 5 sets): another",
+        "linf on sofl (1 of 15 sets): nothing",
     ]
 
 
@@ -635,7 +659,8 @@ def test_a_leaderboard_marks_a_mean_with_a_failed_check_in_any_of_its_cells() ->
     rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("| ")}
     assert " † |" in rows["bad"]
     assert "†" not in rows["good"]
-    assert "- † linf 8/255 on bad (2 of 4 cells): 0–1 points more." in text
+    told = "- † linf 8/255 on bad (2 of 2 audited cells, of 4 in all): 0–1 points more."
+    assert told in text
     assert "†" not in lb.markdown(lb.summary(records))
 
 
@@ -669,7 +694,8 @@ def test_a_table_by_set_marks_the_set_and_the_mean() -> None:
     assert "†" not in rows["page"]
     for row in ("rings", "mean"):
         assert rows[row].rstrip().endswith(" †")
-    assert "† linf on msp (1 of 2 sets): it rises." in shown[True]
+    told = "† linf on msp (1 of 1 audited cells, of 2 in all): it rises."
+    assert told in shown[True]
 
 
 def test_help_loads_nothing_heavy_and_marks_need_no_torch() -> None:
@@ -684,3 +710,38 @@ def test_help_loads_nothing_heavy_and_marks_need_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--sample" in done.stdout
+
+
+def test_a_cell_with_both_sides_attacked_has_the_audit_of_its_search_on_ood_images() -> None:
+    alone = made()
+    both = {**alone, "side": "both", "identity": "another"}
+    audit = audited(alone, radius="it rises")
+    known = {audit["identity"]: audit, audit["scores"]: audit}
+    assert marks.audit_of(both, known) is audit
+    assert [finding.check for finding in marks.marks(both, audit)] == ["radius"]
+    other = {**both, "digests": {**both["digests"], "scores": "0" * 64}}
+    assert marks.audit_of(other, known) is None
+    assert marks.marks(other, audit) == []
+    assert marks.audit_of({**both, "side": "id"}, known) is None
+
+
+def test_tables_say_on_how_many_images_what_else_searched() -> None:
+    import io
+
+    from rich.console import Console
+
+    from oodbench.tables import print_tables
+
+    searches = [{"name": "squares", "images": count, "queries": 5000} for count in (1, 3)]
+    names = ("page", "rings")
+    bounds = {name: [0.0, 1.0] for name in ("fpr95", "auroc", "accuracy")}
+    records = [
+        made(set=name, intervals=bounds, attack=attack(fallback=fallback))
+        for name, fallback in zip(names, searches, strict=True)
+    ]
+    console = Console(width=200, file=io.StringIO())
+    print_tables(console, records)
+    told = "functions of the logits and squares with 5000 queries on the 4 images whose gradient"
+    assert f"linf: besides, {told}" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"linf 8/255 on msp: besides, {told}" in lb.markdown(lb.summary(records))
+    assert "besides" not in lb.markdown(lb.summary([made()]))

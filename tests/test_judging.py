@@ -371,10 +371,31 @@ def test_rows_added_for_small_batches_are_never_seen(count: int) -> None:
     values = judged(Brightness().score, Model(BACKBONE), shown)
     assert values.tolist() == pytest.approx(list(range(count)), abs=1e-4)
     ledger = Ledger()
-    objective = searched_objectives(subject(Brightness()), "standard", GREY, ledger, True)["score"]
+    of = subject(Brightness())
+    objective = searched_objectives(of, "standard", images, ledger, True)["score"]
     values, gradients = objective.gradient(shown.inputs[:count])
     assert len(values) == len(gradients) == ledger.gradient_images == count
     assert len(objective.value(shown.inputs[:count])) == count
+
+
+def test_a_fault_on_the_way_is_known_by_the_place_of_its_image() -> None:
+    def function(x: Tensor) -> Tensor:
+        values = x.sum((1, 2, 3))
+        # An infinite gradient wherever the first pixel is white.
+        return torch.where(x[:, 0, 0, 0] == 1, values * 1e30 * 1e30, values)
+
+    centres = torch.zeros((20, 3, 4, 4), dtype=torch.uint8)
+    ledger = Ledger()
+    whole = searched_objectives(subject(Fixed(function)), "standard", centres, ledger, True)[
+        "score"
+    ]
+    part = whole.rows(torch.tensor([3, 7, 11, 19])).rows(torch.tensor([1, 3]))
+    images = torch.zeros(2, 3, 4, 4)
+    images[1, 0, 0, 0] = 1
+    part.gradient(images)
+    assert whole.faults.nonzero()[:, 0].tolist() == [19]
+    part.gradient(torch.zeros(2, 3, 4, 4))
+    assert whole.faults.nonzero()[:, 0].tolist() == [19]
 
 
 def test_the_ledger_counts_gradients_and_the_health_of_first_ones() -> None:
@@ -388,12 +409,14 @@ def test_the_ledger_counts_gradients_and_the_health_of_first_ones() -> None:
 
     ticks: list[float] = []
     ledger = Ledger(tick=ticks.append)
-    objective = searched_objectives(subject(Fixed(function)), "standard", GREY, ledger, True)[
+    images = torch.rand(16, 3, 4, 4)
+    centres = torch.zeros(images.shape, dtype=torch.uint8)
+    objective = searched_objectives(subject(Fixed(function)), "standard", centres, ledger, True)[
         "score"
     ]
-    images = torch.rand(16, 3, 4, 4)
     for _ in range(3):
         objective.gradient(images)
+    assert objective.faults.tolist() == [place == 1 for place in range(16)]
     objective.value(images)
     assert ledger.gradient_images == 48
     assert ticks == pytest.approx([16, 16, 16, 16 * FORWARD_COST])

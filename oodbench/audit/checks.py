@@ -23,15 +23,19 @@ NAMES = (
     "radius",
     "budget",
 )
-"""All checks in the order of tables; the first three need no more than the record."""
+"""All checks in the order of tables."""
+
+FREE = NAMES[:3]
+"""Those that need no more than the record."""
 
 BROKEN_GRADIENTS = 0.001
 """Share of images without a sound first gradient above which an objective is broken (methods.md,
 7.7): in a healthy search it happens on none."""
 WRONG_GRADIENTS = 0.01
-"""Share of images whose first gradient finite differences contradict. On `mini` it is one image in
-250 of an honest detector now and then, where a kink lies at the image itself; what hides its
-gradient does so on most. Such an image is searched by the fallback besides."""
+"""Share of images whose first gradient finite differences contradict, above which as many as were
+found must be more than `LUCK`. On `mini` it is one image in 250 of an honest detector now and then,
+where a kink lies at the image itself; what hides its gradient does so on most. Such an image is
+searched by the fallback besides."""
 RANDOM_SCORES = 0.001
 """Share of images with another score the second time; the same bound, for the same reason."""
 NOTHING_FOUND = 0.1
@@ -122,10 +126,10 @@ def free_checks(attack: Mapping[str, Any] | None, last: str | None = None) -> li
     """
     if not attack:
         return []
-    return [gradient(attack), repeat(attack), search(attack, last)]
+    return [gradient(attack, last), repeat(attack), search(attack, last)]
 
 
-def gradient(attack: Mapping[str, Any]) -> Check:
+def gradient(attack: Mapping[str, Any], last: str | None = None) -> Check:
     """Check the first gradient of the score: zero, not finite, or wrong on how many images.
 
     In records from before that was looked at it is the first gradient that the search took.
@@ -140,7 +144,11 @@ def gradient(attack: Mapping[str, Any]) -> Check:
     share = min(sum(faults.values()), 1.0)
     values = {**faults, "zero_entries": first.get("zero_entries")}
     wrong = faults.get("wrong", 0.0)
-    fails = wrong > WRONG_GRADIENTS or sum(faults.values()) - wrong > BROKEN_GRADIENTS
+    total = sum(_won(attack, last).values()) or 1000
+    fails = (
+        too_many(round(wrong * total), total, WRONG_GRADIENTS)
+        or sum(faults.values()) - wrong > BROKEN_GRADIENTS
+    )
     fallback = attack.get("fallback")
     instead = (
         f"; functions of the logits, then {fallback['name']}, were searched in its place"
@@ -199,8 +207,16 @@ def _won(attack: Mapping[str, Any], last: str | None) -> Mapping[str, int]:
         return of_last
     # A record does not name the order of the stages; those that all detectors share are counted
     # by kind, such as blur, while a search names objective and start, such as score/clean.
-    own = [counts for counts in won.values() if all("/" in tag for tag in counts if tag != "clean")]
-    return own[0] if len(own) == 1 else {}
+    fallback = (attack.get("fallback") or {}).get("name")
+    own = [
+        counts
+        for counts in won.values()
+        if all("/" in tag for tag in counts if tag not in ("clean", fallback))
+    ]
+    # Where a stage has none but clean ones it may be either; one that has others is the search.
+    searched = [counts for counts in own if set(counts) != {"clean"}] or own
+    one = searched and all(counts == searched[0] for counts in searched)
+    return searched[0] if one else {}
 
 
 # Against other attacks, on a sample
@@ -229,14 +245,13 @@ def lower(clean: Values, own: Values, other: Values) -> NDArray[np.bool_]:
     return found
 
 
-def too_many(count: int, total: int) -> bool:
-    """Return whether so many images of a sample show that more than `LOWER_IMAGES` are.
+def too_many(count: int, total: int, share: float = LOWER_IMAGES) -> bool:
+    """Return whether so many images of a sample show that more than a share of all are.
 
     One-sided exact binomial test at `LUCK`; one image of several never suffices.
     """
     if count < min(2, total):
         return False
-    share = LOWER_IMAGES
     fewer = sum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(count))
     return 1 - fewer <= LUCK
 
@@ -328,7 +343,8 @@ def transfer(sources: Sequence[str], clean: Values, own: Values, other: Values) 
     hits = np.stack([lower(clean, own, theirs) for theirs in other])
     count, total = int(hits.any(0).sum()), len(own)
     by_source = {name: int(each.sum()) for name, each in zip(sources, hits, strict=True)}
-    fails = too_many(count, total)
+    # Each of several may go lower on `LOWER_IMAGES`, so together they may on more.
+    fails = too_many(count, total, 1 - (1 - LOWER_IMAGES) ** len(sources))
     told = (
         f"images made against other detectors go lower than the search on {count} of {total}"
         if fails

@@ -18,7 +18,7 @@ from oodbench.identity import parameters
 from oodbench.images import Subset
 from oodbench.judging import worst_case
 from oodbench.perturbation import Perturbation
-from oodbench.plugins import PluginSpec, field_types, passed_on, with_role
+from oodbench.plugins import PluginSpec, field_types, origin, passed_on, with_role
 from oodbench.records import Arrays
 from oodbench.searched import FORWARD_COST, Ledger, gradient_checks
 from oodbench.subject import Shown, counted_draws, judged
@@ -79,6 +79,17 @@ def why_not(cell: Cell) -> str:
     if last.shared:
         return "its candidates are the same for every detector; there is no search to audit"
     return ""
+
+
+def tried_plugins(cell: Cell) -> dict[str, Any]:
+    """Return versions of the attacks that an audit of a cell tries, or digests of their source."""
+    last = last_stage(cell)
+    names = [with_role("floor"), with_role("black_box")]
+    if last.instance.fallback:
+        names.append(last.instance.fallback)
+    specs = [last, *(PluginSpec("attacks", name) for name in names)]
+    origins = {spec.name: origin(type(spec.instance)) for spec in specs}
+    return {name: next(iter(each.values())) for name, each in sorted(origins.items())}
 
 
 class Sample:
@@ -205,6 +216,10 @@ class Trials:
     def _black_box(self) -> Check:
         if self._last.role == "black_box":
             return checks.skipped("black_box", "the attack is itself a search without gradients")
+        if self._fell_back:
+            return checks.skipped(
+                "black_box", "the search itself went on without gradients, on most images"
+            )
         queries = self._settings.queries
         name, search = self._rival("black_box", queries)
         other = self._sample.attacked(search)
@@ -239,7 +254,16 @@ class Trials:
             fprs[radius] = metrics.fpr95(self._id_scores, found.values)
         return checks.radius(aurocs, fprs, LEVELS)
 
+    @property
+    def _fell_back(self) -> bool:
+        """Whether the fallback searched most images of the sample."""
+        return 2 * self._own.ledger.fallback["images"] > len(self._own.values)
+
     def _budget(self) -> Check:
+        if self._fell_back:
+            return checks.skipped(
+                "budget", "the fallback searched most images, with a budget of its own"
+            )
         known = parameters(self._last)
         for field, unit in (("budget", "gradient steps"), ("queries", "queries")):
             steps = known.get(field)

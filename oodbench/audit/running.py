@@ -22,6 +22,7 @@ from oodbench.audit.measuring import (
     differing,
     search_cost,
     searched_again,
+    tried_plugins,
     why_not,
 )
 from oodbench.audit.storing import (
@@ -221,7 +222,11 @@ class _Run:
         if known is None or known["version"] != VERSION:
             return None
         wanted = self._source_digests(cell).items()
-        same = known["settings"] == self._plain_settings() and wanted <= known["sources"].items()
+        same = (
+            known["settings"] == self._plain_settings()
+            and known["plugins"] == tried_plugins(cell)
+            and wanted <= known["sources"].items()
+        )
         return known if same else None
 
     def _plain_settings(self) -> dict[str, int]:
@@ -295,7 +300,9 @@ class _Run:
                     *("identity", "suite", "detector", "seed", "perturbation", "eps", "set"),
                 )
             },
+            "scores": record["digests"]["scores"],
             "settings": self._plain_settings(),
+            "plugins": tried_plugins(cell),
             "sources": self._source_digests(cell),
             "n": len(sample.ids),
             "checks": [check.plain() for check in found],

@@ -106,6 +106,7 @@ def _lines(audits: Sequence[Audit], groups: Mapping[tuple[Any, ...], list[Audit]
             _label(members[0], groups),
             members[0]["perturbation"],
             len(members),
+            len(members),
             [finding for audit in members for finding in _findings(audit)],
         )
         for members in groups.values()

@@ -16,7 +16,7 @@ Audit = dict[str, Any]
 SCHEMA = 1
 """Version of the format."""
 
-VERSION = 1
+VERSION = 2
 """Version of the checks and of what they measure; with another an audit is made again."""
 
 SUFFIX = ".audit.json"
@@ -85,7 +85,14 @@ def _damaged(path: Path, what: str) -> str:
 
 
 def belongs(audit: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Return whether an audit is of this very record, and not of one that it replaced."""
+    """Return whether an audit is of this very record, and not of one that it replaced.
+
+    Where both sides are attacked the search on OOD images is that of the record on which OOD
+    images alone are, whose scores it repeats; an audit of that one is of both.
+    """
+    if record["side"] == "both":
+        shared: bool = audit["scores"] == record["digests"]["scores"]
+        return shared
     same: bool = audit["record"] == record["digests"]["record"]
     return same and audit["identity"] == record["identity"]
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from oodbench.errors import RequestError
 from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
-from oodbench.marks import marks
+from oodbench.marks import audit_of, marks
 from oodbench.records import Place
+from oodbench.tables import told_of_fallback
 from oodbench.views import suite_called, views
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def summary(
 
     Args:
         records: Records in any order.
-        audits: Audits of the records by identity, as far as there are any.
+        audits: Audits of the records, as `audits_below` returns them.
 
     Returns:
         One row for each table, detector, view and perturbation that there is. ``table``, ``row``
@@ -47,7 +48,8 @@ def summary(
         after its name the sample standard deviation over seeds, NaN for one; ``sets`` and
         ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the view and the table;
         ``notes`` holds pairs of set and note of the records, ``findings`` the checks that the
-        attacks behind them failed.
+        attacks behind them failed, ``audited`` how many have an audit, ``fallback`` what else
+        searched them.
 
     Raises:
         RequestError: If two records answer the same question and do not say how they differ.
@@ -194,8 +196,11 @@ def _mean(
         values |= _spread(metric, means)
     members = [by_seed[seed][name] for seed in seeds for name in sets]
     notes = [(record["set"], note) for record in members for note in record["notes"]]
+    known = [audit_of(record, audits) for record in members]
     findings = [
-        finding for record in members for finding in marks(record, audits.get(record["identity"]))
+        finding
+        for record, audit in zip(members, known, strict=True)
+        for finding in marks(record, audit)
     ]
     return {
         **values,
@@ -207,6 +212,8 @@ def _mean(
         "of_seeds": tuple(of_seeds),
         "notes": tuple(dict.fromkeys(notes)),
         "findings": tuple(findings),
+        "audited": sum(audit is not None for audit in known),
+        "fallback": told_of_fallback(members),
         "remark": _fewer({"sets": (sets, of_sets), "seeds": (seeds, of_seeds)}),
     }
 

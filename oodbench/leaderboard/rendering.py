@@ -134,6 +134,7 @@ def _footnotes(
         told = told_of_attack(cell["preset"], cell["budget"], cell["queries"], cell["precision"])
         if told:
             yield f"{name}: {told}"
+    yield from _fallbacks(cells)
     notes = list(_notes(cells))
     yield from notes
     note = _suite_note(cells[0]["suite"])
@@ -141,9 +142,27 @@ def _footnotes(
         yield note
 
 
+def _fallbacks(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what else searched images whose gradient leads nowhere, and for which rows."""
+    alike: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell["fallback"]:
+            alike.setdefault((cell["column"], pattern(cell["fallback"])), []).append(cell)
+    for (column, _), found in alike.items():
+        rows = ", ".join(dict.fromkeys(cell["row"] for cell in found))
+        yield f"{column} on {rows}: {merged([cell['fallback'] for cell in found])}"
+
+
 def _faults(cells: Sequence[Cell]) -> Iterator[str]:
     figures = [
-        Figure(cell["row"], cell["column"], cell["n_sets"] * cell["n_seeds"], cell["findings"])
+        Figure(
+            cell["row"],
+            cell["column"],
+            cell["n_sets"] * cell["n_seeds"],
+            cell["audited"],
+            cell["findings"],
+            cell["n_seeds"],
+        )
         for cell in cells
     ]
     lines = explained(figures)
