@@ -313,8 +313,8 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
             return Soundness(sound, differentiable=False)
         gradient = input_gradient(again, inputs)
     ledger.scored(2 * rows)
-    again = again.detach()[:rows].float()
-    changed = differs(again, values)
+    again = again.detach().float()
+    changed = differs(again[:rows], values)
     flat = gradient[:rows].flatten(1)
     finite = flat.isfinite().all(1)
     zero = (flat == 0).float().mean(1) > _MOST_ZEROS
@@ -331,7 +331,9 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
             mean = averaged(objective, 1 if subject.detector.draws == 1 else _MORE_DRAWS)
             rises = _rises(mean, subject.model, shown.inputs, gradient)
         else:
-            rises = _rises_as_promised(objective, subject.model, shown.inputs, gradient)
+            rises = _rises_as_promised(
+                objective, subject.model, shown.inputs, again, gradient, subject.sign
+            )
     wrong = sound & ~rises[:rows]
     checks["wrong"] += int(wrong.sum())
     return Soundness(sound & ~wrong, random=random)
@@ -344,15 +346,25 @@ def _moved(images: Tensor, gradient: Tensor, size: float) -> tuple[Tensor, Tenso
 
 
 def _rises_as_promised(
-    objective: Objective, model: Model, images: Tensor, gradient: Tensor
+    objective: Objective,
+    model: Model,
+    images: Tensor,
+    values: Tensor,
+    gradient: Tensor,
+    sign: int,
 ) -> Tensor:
-    """Return where a score rises by a fair share of what its gradient promises, bool [N]."""
-    right = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    for size, share in ((_PROBE, _LEAST_SHARE), (_WHOLE_LEVEL, _LEAST_SHARE_WHOLE)):
-        above, below = _moved(images, gradient, size)
-        promised = (gradient * (above - below)).flatten(1).sum(1)
-        right &= objective(model, above) - objective(model, below) >= share * promised
-    return right
+    """Return where a score changes by a fair share of what its gradient promises, bool [N].
+
+    Close by it is asked of both ways together, a grey level away of the attacker's way alone: on
+    the ridge where two classes are equally likely the largest probability falls either way.
+    """
+    above, below = _moved(images, gradient, _PROBE)
+    promised = (gradient * (above - below)).flatten(1).sum(1)
+    close_by = objective(model, above) - objective(model, below) >= _LEAST_SHARE * promised
+    moved = _moved(images, -sign * gradient, _WHOLE_LEVEL)[0]
+    promised = (gradient * (moved - images)).flatten(1).sum(1)
+    gained = sign * (values - objective(model, moved))
+    return close_by & (gained >= _LEAST_SHARE_WHOLE * promised.abs())
 
 
 def _rises(objective: Objective, model: Model, images: Tensor, gradient: Tensor) -> Tensor:

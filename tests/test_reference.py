@@ -124,3 +124,18 @@ def test_the_leaderboard_of_the_reference_has_every_detector(call: Any) -> None:
     rows = [line for line in result.out.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(entries("detectors"))
     assert "–" not in "".join(rows)
+
+
+def test_the_readme_shows_the_reference_as_it_is(call: Any) -> None:
+    def rows(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if line.startswith("| ") and " / " in line]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    shipped = call("leaderboard", "--reference", "--suite", "mini", "--preset", "standard").out
+    assert len(rows(shipped)) == len(entries("detectors"))
+    assert [row for row in rows(readme) if row[0] in entries("detectors")] == rows(shipped)
+    marked = [line for line in shipped.splitlines() if line.startswith("- †")]
+    joined = " ".join(readme.split())
+    for line in marked:
+        assert " ".join(line.removeprefix("- ").split()) in joined
