@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from oodbench.model import Backbone, Model, input_gradient
-from oodbench.network import Network, fold_batch_norm, initialised
+from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
-from oodbench.registry import entries
+from oodbench.registry import entries, load
 
 
 def rng(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def unfolded(seed: int = 0) -> Network:
+def unfolded(seed: int = 0, kind: type[Network] = Conv3) -> Network:
     """A network whose running statistics and affine parameters are far from their defaults."""
-    network = initialised(Conv3, 7, seed)
+    network = initialised(kind, 7, seed)
     generator = rng(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -49,6 +49,62 @@ def test_folding_batch_norm_changes_nothing_but_the_cost() -> None:
     with torch.no_grad():
         plain = initialised(Conv3, 7, 0).eval()(IMAGES)
     assert not torch.allclose(logits, plain, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    # Of a pre-activation network those that follow a sum or a concatenation cannot be folded.
+    [("conv6", 0), ("densenet", 48 + 2 + 1), ("wideresnet", 18 + 1)],
+)
+def test_of_every_network_what_follows_a_convolution_is_folded(name: str, left: int) -> None:
+    network = unfolded(kind=load("networks", name))
+    folded = fold_batch_norm(network)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == left
+    with torch.no_grad():
+        logits, again = network(IMAGES).double(), folded(IMAGES).double()
+    assert (logits - again).abs().max() <= 1e-4 * logits.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "parameters"),
+    # Of DenseNet-BC-100-12 as counted from the published code; of the others by hand.
+    [
+        ("densenet", 10, 769_162),
+        ("densenet", 11, 769_505),
+        ("densenet", 100, 800_032),
+        ("wideresnet", 10, 8_949_210),
+        (
+            "conv6",
+            10,
+            9 * (3 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128)
+            + 4 * (32 + 64 + 128)
+            + 1_290,
+        ),
+    ],
+)
+def test_networks_have_as_many_parameters_as_published(
+    name: str, outputs: int, parameters: int
+) -> None:
+    built = initialised(load("networks", name), outputs, 0)
+    assert sum(p.numel() for p in built.parameters()) == parameters
+
+
+def test_images_are_normalised_inside_the_network_as_published() -> None:
+    images = torch.rand(4, 3, 8, 8, generator=rng(1))
+    mean = torch.tensor([125.3, 123.0, 113.9])[:, None, None]
+    std = torch.tensor([63.0, 62.1, 66.7])[:, None, None]
+    assert torch.allclose(Normalised()(images), (255 * images - mean) / std, atol=1e-5)
+    assert not Normalised().state_dict()
+
+
+def test_every_convolution_of_densenet_starts_with_the_published_spread() -> None:
+    built = initialised(load("networks", "densenet"), 10, 0)
+    weights = [m.weight for m in built.modules() if isinstance(m, nn.Conv2d)]
+    assert len(weights) == 99
+    assert torch.cat([w.flatten() for w in weights]).std().item() == pytest.approx(
+        (2 / 16) ** 0.5, rel=0.01
+    )
+    assert built.head.bias.abs().max() == 0
 
 
 @pytest.mark.parametrize("training", [True, False])
