@@ -8,6 +8,7 @@ Reads stored records of a suite and nothing else; what is not stored yet is left
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,29 @@ def tiers(paths: Mapping[tuple[str, ...], Path], preset: str) -> Iterator[str]:
         yield f"- {attack}, preset {preset}: " + " | ".join(parts)
 
 
+def winners(paths: Mapping[tuple[str, ...], Path]) -> Iterator[str]:
+    """Yield which corruptions are the worst of an image, for each detector."""
+    rows = []
+    for detector in sorted({key[0] for key in paths}):
+        counts: Counter[str] = Counter()
+        for (name, attack, preset, _), path in paths.items():
+            if (name, attack, preset) == (detector, "corruption", "standard"):
+                counts.update(read_record(path)["attack"]["won"])
+        total = sum(counts.values())
+        if total:
+            shares = [f"{kind} {100 * n / total:.0f} %" for kind, n in counts.most_common(3)]
+            rows.append([detector, ", ".join(shares), f"{100 * counts['clean'] / total:.0f} %"])
+    if rows:
+        yield tabulate(
+            rows,
+            headers=["detector", "the three that win most often", "nothing is worse"],
+            tablefmt="pipe",
+            disable_numparse=True,
+        )
+    else:
+        yield "No corruption is stored yet."
+
+
 def main() -> None:
     """Print the figures; with --write put them into the page."""
     parser = argparse.ArgumentParser(description="our figures beside the published ones")
@@ -206,6 +230,10 @@ def main() -> None:
         *tiers(paths, "standard"),
         "",
         *agreement(paths, arguments.suite),
+        "",
+        "### Which corruption is the worst",
+        "",
+        *winners(paths),
         "",
     ]
     text = "\n".join(lines)

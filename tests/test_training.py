@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -587,3 +588,25 @@ def test_a_few_epochs_learn_what_can_be_learnt() -> None:
         predicted = trained(to_float(torch.from_numpy(known.batch(range(20))))).argmax(1)
     assert known.labels is not None
     assert (predicted.numpy() == known.labels).mean() > 0.9
+
+
+def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu() -> None:
+    wanted = train(request(Plain(), FAST), CPU)
+    found = train(request(Plain(), replace(FAST, precision="auto")), CPU)
+    other = train(request(Plain(), replace(FAST, precision="bfloat16")), CPU)
+    mine, same, rounded = (one.tensors()["network.head.weight"] for one in (found, wanted, other))
+    assert torch.equal(mine, same)
+    assert not torch.equal(mine, rounded)
+    _, training = build(request(Plain(), replace(FAST, precision="auto")), CPU)
+    training.device = torch.device("cuda")
+    with _meant(training) as asked:
+        assert asked == torch.bfloat16
+
+
+@contextlib.contextmanager
+def _meant(training: Training) -> Iterator[torch.dtype]:
+    """Stand in for a GPU that is not there: give the type that autocast would be asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda device, dtype: contextlib.nullcontext(dtype))
+        with training.autocast() as asked:
+            yield asked

@@ -31,6 +31,8 @@ MOST_DRAWS = 300
 """Draws of noise at most; more hardly lower it."""
 
 _SAME = 1e-5
+# What a search costs of its gradients alone, with the values that it asks for besides.
+_VALUES = 1.05
 _PURPOSE = "audit"
 Tick = Callable[[float], None]
 
@@ -297,7 +299,8 @@ def differing(sample: Sample, own: Found, stored: Arrays) -> list[str]:
 def cost(cell: Cell, images: int, settings: Settings, record: Mapping[str, Any]) -> float:
     """Return about how much work the trials of a cell are, in gradients of one image."""
     last: Perturbation = last_stage(cell).instance
-    searches = len({*RADII} | {parameters(last).get("eps")}) - 1 + 1
+    # Its own radius is searched already; twice the budget counts twice.
+    searches = len({*RADII} | {parameters(last).get("eps")}) - 1 + 2
     if last.gradient_steps <= 1 and not last.queries:
         searches = 0
     rivals = min(last.gradient_steps or last.queries, MOST_DRAWS) + settings.queries
@@ -314,7 +317,7 @@ def search_cost(cell: Cell, images: int, record: Mapping[str, Any]) -> float:
 
 def _each(last: Perturbation, record: Mapping[str, Any]) -> float:
     """Return how much work a search is for one image, with what it falls back to."""
-    work: float = last.gradient_steps + FORWARD_COST * last.queries
+    work: float = _VALUES * last.gradient_steps + FORWARD_COST * last.queries
     fallback = (record["attack"] or {}).get("fallback")
     if fallback:
         again = last.gradient_steps + FORWARD_COST * fallback["queries"]
