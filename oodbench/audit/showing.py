@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Audit = Mapping[str, Any]
 
-HEADERS = {"gradient": "grad.", "black_box": "b. box"}
+HEADERS = {"gradient": "grad.", "black_box": "b. box", "transfer": "trans."}
 """Of the checks whose names would make the table too wide."""
 _WORDS = {"pass": "pass", "fail": "FAIL", "skipped": "–"}
 _RANK = ("skipped", "pass", "fail")
