@@ -12,6 +12,7 @@ _COMMANDS = {
     "run": "Evaluate detectors on OOD images, clean or attacked.",
     "train": "Train the networks behind detectors.",
     "list": "List detectors, attacks, data sets or networks.",
+    "data": "Get, import, list and verify image data.",
     "audit": "Check how far attacked figures can be trusted.",
     "leaderboard": "Compare stored results: detectors against perturbations.",
 }

@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.{_machine()}-{os.getpid()}-", suffix=".tmp"
+        dir=path.parent, prefix=f".{path.name}.{machine()}-{os.getpid()}-", suffix=".tmp"
     )
     os.close(handle)
     temporary = Path(name)
@@ -33,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,18 +42,20 @@ def _sweep(path: Path) -> None:
     """Remove temporary files for ``path`` that killed processes of this machine left."""
     if os.name != "posix":
         return
-    head = f".{path.name}.{_machine()}-"
+    head = f".{path.name}.{machine()}-"
     for left in path.parent.glob(glob.escape(head) + "*.tmp"):
         process = left.name.removeprefix(head).partition("-")[0]
-        if process.isdecimal() and not _alive(int(process)):
+        if process.isdecimal() and not is_alive(int(process)):
             left.unlink(missing_ok=True)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return a short name of this machine, for temporary files on a shared disk."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -63,7 +65,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make renames in a folder durable in their order, where the system can."""
     if os.name != "posix":
         return

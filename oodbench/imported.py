@@ -133,7 +133,7 @@ class PackedImages(Images):
                 and len(self._pixels) == len(self._ids)
                 and (self._labels is None or len(self._labels) == len(self._ids))
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DamagedFileError(
                 f"{path} cannot be read ({type(error).__name__}); import the set again"
             ) from error

@@ -1,0 +1,1 @@
+"""How image data get into the data folder: downloaded, imported, listed, verified."""

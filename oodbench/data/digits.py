@@ -1,0 +1,84 @@
+"""The official .mat files of Street View House Numbers."""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oodbench.data.pictures import fitted_array
+from oodbench.data.readers import Item, Reader
+from oodbench.data.sources import MEMBER_BYTES, Entry, FileSource, Source, refuse_if_large, shown
+from oodbench.errors import RequestError
+
+_FIRST_TEST_DIGITS = 1_000
+
+
+class Digits(Reader):
+    """The official .mat files of Street View House Numbers."""
+
+    preparation = f"the first {_FIRST_TEST_DIGITS:,} test digits of each class"
+    classes = tuple("0123456789")
+    side = 32
+
+    def __init__(self, source: Source, files: Sequence[Entry]) -> None:
+        super().__init__()
+        self._source = source
+        self._files = files
+        self.files = () if source.files() else [source.path / file.path for file in files]
+        self.total = sum(file.size // 2_470 for file in files)
+
+    @classmethod
+    def found(cls, source: Source, entries: Sequence[Entry]) -> "Digits | None":
+        """Return the .mat files among files, or None."""
+        files = [
+            entry
+            for entry in entries
+            if entry.path.endswith(("train_32x32.mat", "test_32x32.mat"))
+            or (isinstance(source, FileSource) and _head(source.file).startswith(b"MATLAB"))
+        ]
+        return cls(source, files) if files else None
+
+    def items(self, side: int) -> Iterator[Item]:
+        """Read the digits; of the test ones the first 1,000 of each class, in their order."""
+        for file in self._files:
+            refuse_if_large(file, "SVHN")
+        for path, data in self._source.read([file.path for file in self._files]):
+            stem = Path(path).stem
+            split = "train" if stem.startswith("train") else "test"
+            images, labels = _mat(data, path)
+            labels = labels % 10  # The digit 0 is called 10.
+            chosen = np.arange(len(labels))
+            if split == "test":
+                firsts = [np.flatnonzero(labels == k)[:_FIRST_TEST_DIGITS] for k in range(10)]
+                chosen = np.sort(np.concatenate(firsts))
+            for position, i in enumerate(chosen.tolist()):
+                pixels = fitted_array(images[..., i], side)
+                yield Item(split, position, f"{stem}/{i:05}", int(labels[i]), pixels)
+
+
+def _mat(data: bytes, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return images uint8 [32, 32, 3, N] and labels int64 [N]."""
+    from scipy.io import loadmat, whosmat
+
+    try:
+        file: Any = io.BytesIO(data)
+        shapes = {name: shape for name, shape, _ in whosmat(file)}
+        if np.prod(shapes["X"], dtype=np.float64) > 8 * MEMBER_BYTES:
+            raise ValueError("it would take more than 2 GiB")
+        told = loadmat(file, variable_names=["X", "y"])
+        images, labels = told["X"], told["y"].reshape(-1).astype(np.int64)
+        if images.dtype != np.uint8 or images.shape != (*images.shape[:2], 3, len(labels)):
+            raise ValueError(f"X is {images.dtype} {list(images.shape)}")
+    except Exception as error:
+        raise RequestError(
+            f"{shown(path)} is no .mat file of SVHN ({shown(str(error))}); get it again"
+        ) from None
+    return images, labels
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(64)

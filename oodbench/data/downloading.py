@@ -1,0 +1,124 @@
+"""Sets downloaded from where they are published."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from oodbench.data.archives import open_source
+from oodbench.data.fetching import fetch, wrong
+from oodbench.data.importing import Outcome, counted, import_set
+from oodbench.data.sources import FolderSource
+from oodbench.errors import RequestError
+from oodbench.files import writable_folder
+from oodbench.images import Archive
+from oodbench.imported import ImportedSet, is_imported, read_manifest
+from oodbench.progress import Progress
+
+_FOLDER = ".downloads"
+
+
+def download_set(
+    known: ImportedSet, root: Path, progress: Progress, *, keep: bool = False, force: bool = False
+) -> Outcome:
+    """Download a set and import it.
+
+    Args:
+        known: The set.
+        root: Folder of image data.
+        progress: Reports how far it is.
+        keep: Whether the archives are kept, in ``<root>/.downloads``.
+        force: Whether what is there under its name is replaced.
+
+    Raises:
+        RequestError: If it cannot be had.
+    """
+    refuse_if_unavailable(known)
+    there = _sufficient(known, root)
+    if there is not None and not force:
+        return there
+    if is_imported(root, known.name) and not force:
+        manifest = read_manifest(root / known.name)
+        if not manifest.official and counted(known.card, manifest):
+            raise RequestError(
+                f"{root / known.name} holds another {known.name} ({manifest.note}); --force "
+                "replaces it"
+            )
+    folder = writable_folder(root / _FOLDER, "downloads")
+    archives = known.card.archives
+    try:
+        files = [_fetched(known, archive, folder, progress) for archive in archives]
+        try:
+            source = open_source(files[0]) if len(files) == 1 else FolderSource(folder, files)
+            outcome = import_set(known.name, known, source, root, progress, force=force)
+        except RequestError:
+            # What has no published checksum may be at fault itself, and must be fetched again.
+            _delete([file for file, one in zip(files, archives, strict=True) if not one.checksum])
+            raise
+        if not keep:
+            _delete(files)
+    finally:
+        _remove_if_empty(folder)
+    return outcome
+
+
+def refuse_if_unavailable(known: ImportedSet) -> None:
+    """Refuse a set that cannot be downloaded, saying how to get it.
+
+    Raises:
+        RequestError: If it was withdrawn, or no address is known.
+    """
+    card = known.card
+    if card.withdrawn:
+        raise RequestError(f"{known.name} can be had no more: {card.withdrawn}")
+    if not card.archives or not all(archive.url for archive in card.archives):
+        files = ", ".join(archive.file for archive in card.archives) or "its images"
+        raise RequestError(
+            f"{known.name} cannot be downloaded by itself; get {files} from {card.source} and use:"
+            f" oodbench data import {known.name} --from FILE"
+        )
+
+
+def _sufficient(known: ImportedSet, root: Path) -> Outcome | None:
+    """Return the set as it is there, if it is complete."""
+    if not is_imported(root, known.name):
+        return None
+    manifest = read_manifest(root / known.name)
+    complete = set(known.card.images) <= set(manifest.splits)
+    if complete and (manifest.official or not counted(known.card, manifest)):
+        return Outcome(manifest, changed=False)
+    return None
+
+
+def _fetched(known: ImportedSet, archive: Archive, folder: Path, progress: Progress) -> Path:
+    """Return an archive that lies in ``folder``, fetched if it is not there."""
+    target = folder / Path(archive.file).name
+    by_hand = (
+        f"download it by hand from {archive.url} and use: oodbench data import {known.name} "
+        "--from FILE"
+    )
+    path = target.with_name(f"{target.name}.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RequestError(
+            f"{target.name} is being downloaded by another process; wait for it"
+        ) from None
+    try:
+        if not target.exists() or wrong(target, archive):
+            fetch(archive, target, by_hand, progress)
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
+    return target
+
+
+def _delete(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,266 @@
+"""Image sets made from folders, archives and published files."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from oodbench.data.checking import verified
+from oodbench.data.packing import SplitWriter, put_in_place, staged
+from oodbench.data.pictures import guarded
+from oodbench.data.readers import Reader
+from oodbench.data.sources import Source, file_digest, shown
+from oodbench.data.understanding import understood
+from oodbench.errors import RequestError
+from oodbench.files import write_atomically
+from oodbench.images import Card
+from oodbench.imported import (
+    ImportedSet,
+    Manifest,
+    Split,
+    is_imported,
+    manifest_path,
+)
+from oodbench.progress import Progress
+
+_NAMED = 5
+_LARGEST_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an import did.
+
+    Attributes:
+        manifest: The set as it is there now.
+        changed: Whether its images were written.
+    """
+
+    manifest: Manifest
+    changed: bool
+
+
+def import_set(
+    name: str,
+    known: ImportedSet | None,
+    source: Source,
+    root: Path,
+    progress: Progress,
+    *,
+    note: str = "",
+    side: int = 32,
+    force: bool = False,
+) -> Outcome:
+    """Import images as the set ``name``.
+
+    Args:
+        name: Name of the set.
+        known: Its plugin, or None for a set of the user's own.
+        source: Where the images come from.
+        root: Folder of image data.
+        progress: Reports how far it is.
+        note: What tables that use the set have to say of it, in place of the automatic one.
+        side: Height and width of the images.
+        force: Whether another set of that name is replaced.
+
+    Raises:
+        RequestError: If the source or the name cannot be used; nothing is left of it then.
+    """
+    if not 1 <= side <= _LARGEST_SIDE:
+        raise RequestError(f"--side {side}: 1 to {_LARGEST_SIDE} pixels")
+    target = root / name
+    there = None if force else _there(target, progress)
+    if there is not None and _same_file(there, source.told(), side):
+        return _kept(there, target, note and _note(known, there, note))
+    reader = understood(name, known, source)
+    for remark in reader.remarks:
+        progress.note(f"{name}: {remark}")
+    with staged(root, name) as folder:
+        manifest = _packed(name, known, source, reader, side, folder, progress)
+        manifest = replace(manifest, note=_note(known, manifest, note))
+        _tell_unreadable(manifest, progress)
+        if there is not None and _within(manifest, there):
+            return _kept(there, target, note and manifest.note)
+        if not force:
+            _refuse_if_other(target, there, manifest)
+        _write(manifest, folder)
+        put_in_place(folder, target)
+    return Outcome(manifest, changed=True)
+
+
+def _packed(
+    name: str,
+    known: ImportedSet | None,
+    source: Source,
+    reader: Reader,
+    side: int,
+    folder: Path,
+    progress: Progress,
+) -> Manifest:
+    """Write the images into ``folder``; return the manifest, without a note."""
+    writers: dict[str, SplitWriter] = {}
+    unreadable = []
+    try:
+        with progress.task(f"importing {name}", reader.total) as task, guarded():
+            for item in reader.items(side):
+                if item.pixels is None:
+                    unreadable.append(item.image_id)
+                else:
+                    if item.split not in writers:
+                        writers[item.split] = SplitWriter(folder, item.split, side)
+                    writers[item.split].add(item)
+                task.advance(1)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    if not writers:
+        raise RequestError(
+            f"none of {len(unreadable):,} files of {shown(source.name)} can be read as an image; "
+            f"the first is {unreadable[0] if unreadable else 'not there'}"
+        )
+    classes = reader.classes
+    labelled = {split: writer.labelled for split, writer in writers.items()}
+    largest = max(
+        (label for writer in writers.values() for label in writer.labels if label is not None),
+        default=-1,
+    )
+    if not any(labelled.values()):
+        classes = None
+    elif classes is None or not 0 <= largest < len(classes):
+        raise RequestError(f"the labels of {shown(source.name)} do not fit its classes")
+    for path, data in reader.kept.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    splits: dict[str, Split] = {
+        split: writers[split].finish(labelled[split])
+        for split in ("train", "val", "test")
+        if split in writers
+    }
+    return Manifest(
+        name=name,
+        source=source.told(),
+        official=known is not None and _official(known.card, source, reader),
+        note="",
+        preprocessing=_preprocessing(reader, side),
+        splits=splits,
+        classes=classes,
+        unreadable=tuple(sorted(unreadable)),
+        imported=datetime.date.today().isoformat(),
+    )
+
+
+def _preprocessing(reader: Reader, side: int) -> str:
+    fitting = ""
+    if reader.side != side:
+        fitting = f"shorter side to {side} pixels (bilinear, antialiased), centre {side}×{side}"
+    return "; ".join(filter(None, [reader.preparation, fitting])) or "none"
+
+
+def _official(card: Card, source: Source, reader: Reader) -> bool:
+    """Whether all that was read is as published, going by checksums."""
+    if reader.checksums_right:
+        return True
+    files = reader.files or source.files()
+    published = [archive.checksum.partition(":") for archive in card.archives if archive.checksum]
+    return bool(files) and all(
+        any(file_digest(file, kind) == digest.lower() for kind, _, digest in published)
+        for file in files
+    )
+
+
+def _note(known: ImportedSet | None, manifest: Manifest, note: str) -> str:
+    card_note = known.card.note if known else ""
+    own = note.strip() or (counted(known.card, manifest) if known else "")
+    return "; ".join(filter(None, [card_note, own]))
+
+
+def counted(card: Card, manifest: Manifest) -> str:
+    """Return how many images of the complete set there are; empty where all are."""
+    parts = []
+    for split, there in manifest.splits.items():
+        complete = card.images.get(split, there.images)
+        if there.images != complete:
+            which = f" {split}" if len(card.images) > 1 else ""
+            parts.append(f"{there.images:,} of {complete:,}{which} images")
+    if not parts:
+        return ""
+    return f"{manifest.name}: {', '.join(parts)}" + (
+        "" if manifest.official else ", not the official archive"
+    )
+
+
+def origin(manifest: Manifest) -> str:
+    """Return the names of the files or the folder that a set came from."""
+    source = manifest.source
+    return source.get("file") or source.get("folder") or ", ".join(source)
+
+
+def _there(target: Path, progress: Progress) -> Manifest | None:
+    """Return the manifest of the set that is there, or None if there is no sound one."""
+    if not is_imported(target.parent, target.name):
+        return None
+    manifest, wrong = verified(target)
+    if wrong:
+        progress.note(f"{wrong[0]}; it is replaced")
+        return None
+    return manifest
+
+
+def _same_file(there: Manifest, told: Mapping[str, str], side: int) -> bool:
+    sizes = {split.shape for split in there.splits.values()}
+    return "folder" not in told and told == there.source and sizes == {(3, side, side)}
+
+
+def _within(manifest: Manifest, there: Manifest) -> bool:
+    """Whether all of an import is there already."""
+    return (
+        manifest.splits.items() <= there.splits.items()
+        and manifest.classes in (None, there.classes)
+        and there.official >= manifest.official
+    )
+
+
+def _kept(there: Manifest, target: Path, note: str) -> Outcome:
+    """Leave a set as it is, save for a note that was asked for."""
+    if note and note != there.note:
+        there = replace(there, note=note)
+        _write(there, target)
+    return Outcome(there, changed=False)
+
+
+def _refuse_if_other(target: Path, there: Manifest | None, manifest: Manifest) -> None:
+    """Refuse to replace what an import does not only add to."""
+    if there is not None and not there.splits.items() <= manifest.splits.items():
+        raise RequestError(
+            f"{target} holds another set of that name ({_told(there)}); --force replaces it"
+        )
+    if not is_imported(target.parent, target.name) and target.exists() and any(target.iterdir()):
+        raise RequestError(
+            f"{target} was not written by an import; move it away, or --force replaces it"
+        )
+
+
+def _told(manifest: Manifest) -> str:
+    counts = ", ".join(f"{split} {one.images:,}" for split, one in manifest.splits.items())
+    return f"{counts}, from {origin(manifest)}"
+
+
+def _tell_unreadable(manifest: Manifest, progress: Progress) -> None:
+    names = manifest.unreadable
+    if names:
+        total = len(names) + sum(split.images for split in manifest.splits.values())
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        progress.note(
+            f"{manifest.name}: {len(names):,} of {total:,} files cannot be read as an image and "
+            f"are left out: {', '.join(names[:_NAMED])}{more}"
+        )
+
+
+def _write(manifest: Manifest, folder: Path) -> None:
+    text = json.dumps(manifest.told(), indent=1, ensure_ascii=False) + "\n"
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    write_atomically(manifest_path(folder), write)

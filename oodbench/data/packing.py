@@ -1,0 +1,133 @@
+"""Sets written beside where they belong, and put in place whole."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from oodbench.data.readers import Item
+from oodbench.errors import RequestError
+from oodbench.files import is_alive, machine, sync_folder, writable_folder
+from oodbench.imported import PackedImages, Split
+
+_CHUNK = 1024
+
+
+class SplitWriter:
+    """Writes one split as its images come; they are put in order when all are there."""
+
+    def __init__(self, folder: Path, split: str, side: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._shape = (3, side, side)
+        self._raw = folder / f"{split}.raw"
+        self._file: BinaryIO = open(self._raw, "wb")  # noqa: SIM115 - closed by `finish`
+        self._known: list[tuple[int, str, int | None]] = []
+
+    def add(self, item: Item) -> None:
+        """Write an image that could be read."""
+        assert item.pixels is not None
+        assert item.pixels.shape == self._shape
+        self._file.write(item.pixels.tobytes())
+        self._known.append((item.position, item.image_id, item.label))
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._file.close()
+
+    def finish(self, labelled: bool) -> Split:
+        """Write ``<split>.npy`` and ``<split>.json``; return what the manifest keeps."""
+        self._file.close()
+        count = len(self._known)
+        order = np.argsort([position for position, _, _ in self._known], kind="stable")
+        with open(self._folder / f"{self._split}.npy", "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, count, _CHUNK):
+                # Mapped anew, or what was read would count as memory of this process.
+                raw = np.memmap(self._raw, np.uint8, "r", shape=(count, *self._shape))
+                file.write(raw[order[start : start + _CHUNK]].tobytes())
+                del raw
+            _sync(file)
+        self._raw.unlink()
+        known = [self._known[i] for i in order.tolist()]
+        told = {
+            "ids": [image_id for _, image_id, _ in known],
+            "labels": [label for _, _, label in known] if labelled else None,
+        }
+        with open(self._folder / f"{self._split}.json", "w", encoding="utf-8") as text:
+            json.dump(told, text, ensure_ascii=False)
+            _sync(text)
+        return Split(count, self._shape, PackedImages(self._folder, self._split).digest)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return all(label is not None for _, _, label in self._known)
+
+    @property
+    def labels(self) -> set[int | None]:
+        """The labels there are."""
+        return {label for _, _, label in self._known}
+
+
+@contextmanager
+def staged(root: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder in ``root`` to build a set in; it goes if it is not put in place.
+
+    Raises:
+        RequestError: If nothing can be written there, or the disk is full.
+    """
+    writable_folder(root, "image data")
+    _sweep(root)
+    folder = root / _temporary(name)
+    folder.mkdir()
+    try:
+        yield folder
+    except OSError as error:
+        raise RequestError(
+            f"cannot write image data to {root}: {error.strerror or error}; choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Move a finished folder to ``target``; what is there goes.
+
+    Killed at any moment, the old one is there, the new one, or none.
+    """
+    sync_folder(folder)
+    old = target.parent / _temporary(target.name)
+    with suppress(FileNotFoundError):
+        os.rename(target, old)
+    os.rename(folder, target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.{machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _sweep(root: Path) -> None:
+    """Remove folders that killed imports of this machine left."""
+    if os.name != "posix":
+        return
+    form = re.compile(rf"\.[^.]+\.{machine()}-(\d+)-[0-9a-f]{{8}}\.tmp")
+    for left in root.glob(".*.tmp"):
+        process = form.fullmatch(left.name)
+        if process and left.is_dir() and not is_alive(int(process[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(file: object) -> None:
+    file.flush()  # type: ignore[attr-defined]
+    os.fsync(file.fileno())  # type: ignore[attr-defined]

@@ -1,0 +1,71 @@
+"""Pictures of any size made into images of one."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# No EPS, whose decoder starts programs, and nothing exotic.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_MOST_PIXELS = 100_000_000
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Let pictures that would swell beyond measure fail, and keep the library quiet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decoded(data: bytes, side: int) -> tuple[NDArray[np.uint8] | None, bool]:
+    """Return a picture file as uint8 [3, side, side], and whether it had that size.
+
+    None if it cannot be read.
+    """
+    if not data:
+        return None, True
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return fitted(picture, side), picture.size == (side, side)
+    except Exception:
+        # A decoder given rubbish raises nearly anything.
+        return None, True
+
+
+def fitted(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Return a picture as uint8 [3, side, side].
+
+    RGB; the shorter side is resized to ``side`` (bilinear, antialiased) and the centre is cut
+    out, as torchvision's Resize and CenterCrop do. A picture of that size stays bit for bit.
+    """
+    if picture.mode.startswith("I;16"):
+        # The library would clip 16 bits to 8, not scale them.
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    picture = picture.convert("RGB")
+    width, height = picture.size
+    if (width, height) != (side, side):
+        short = min(width, height)
+        if short != side:
+            width, height = (
+                side if length == short else int(side * length / short)
+                for length in (width, height)
+            )
+            if width * height > _MOST_PIXELS:
+                raise ValueError("a strip too thin to be resized")
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        picture = picture.crop((left, top, left + side, top + side))
+    return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def fitted_array(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return pixels uint8 [H, W, 3] as uint8 [3, side, side]."""
+    if pixels.shape[:2] == (side, side):
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return fitted(Image.fromarray(np.ascontiguousarray(pixels)), side)

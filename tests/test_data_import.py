@@ -1,0 +1,711 @@
+"""Images imported: forms, layouts, what is refused, and what is left."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from picture_files import (
+    REPEATS,
+    ZEROS,
+    encoded,
+    pixels,
+    tar_bomb,
+    write_cifar,
+    write_folder,
+    write_tar,
+    write_zip,
+    zip_bomb,
+)
+from PIL import Image
+
+from oodbench.data import importing
+from oodbench.data.batches import CIFAR10, CIFAR100
+from oodbench.data.layout import arrange
+from oodbench.datasets.cifar10 import CLASSES
+from oodbench.imported import Manifest, PackedImages, read_manifest
+
+FORMS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
+    "folder": lambda path, files: write_folder(path / "pictures", files),
+    "tar": lambda path, files: write_tar(path / "pictures.tar", files, "w"),
+    "tar.gz": lambda path, files: write_tar(path / "pictures.tgz", files),
+    "zip": lambda path, files: write_zip(path / "pictures.zip", files),
+    "zip of another name": lambda path, files: write_zip(path / "pictures.tar", files),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def load(call: Any, root: Path) -> Callable[..., Any]:
+    """Call ``oodbench data import`` into the root of the test."""
+
+    def load(name: str, source: Path, *options: object) -> Any:
+        return call("data", "import", name, "--from", source, "--data-root", root, *options)
+
+    return load
+
+
+def manifest(root: Path, name: str) -> Manifest:
+    return read_manifest(root / name)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def refused(result: Any, *parts: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("oodbench: ")
+    assert result.err.count("\n") == 1, result.err
+    for part in parts:
+        assert part in result.err
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_pictures_are_the_same_set_in_whatever_form_they_come(
+    form: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    names = [f"{kind}/{i}.png" for i in (3, 11, 2) for kind in ("dog", "cat")]
+    result = load("mine", FORMS[form](tmp_path, {f"all/{name}": encoded(name) for name in names}))
+    assert result.code == 0, result.err
+    images = PackedImages(root / "mine", "test")
+    assert list(images.ids) == sorted(names)
+    assert images.labels is not None
+    assert images.labels.tolist() == [int(name.startswith("dog")) for name in sorted(names)]
+    expected = np.stack([pixels(name).transpose(2, 0, 1) for name in sorted(names)])
+    assert np.array_equal(images.batch(range(6)), expected)
+    told = manifest(root, "mine")
+    assert told.classes == ("cat", "dog")
+    assert told.splits["test"].digest == images.digest
+    assert told.preprocessing == "none"
+    assert sorted(p.name for p in root.rglob("*")) == ["mine", "set.json", "test.json", "test.npy"]
+
+
+LAYOUTS: dict[str, tuple[list[str], dict[str, tuple[str | None, str | None]]]] = {
+    "flat below folders": (
+        ["iSUN/iSUN_patches/1.jpeg", "iSUN/iSUN_patches/2.jpeg"],
+        {"1.jpeg": (None, None), "2.jpeg": (None, None)},
+    ),
+    "classes below folders": (
+        ["dtd/images/banded/1.jpg", "dtd/images/dotted/1.jpg"],
+        {"banded/1.jpg": (None, "banded"), "dotted/1.jpg": (None, "dotted")},
+    ),
+    "classes in splits": (
+        ["x/train/a/1.png", "x/train/b/1.png", "x/Validation/b/1.png", "x/test/a/1.png"],
+        {
+            "train/a/1.png": ("train", "a"),
+            "train/b/1.png": ("train", "b"),
+            "Validation/b/1.png": ("val", "b"),
+            "test/a/1.png": ("test", "a"),
+        },
+    ),
+    "a folder in each class, none in another split": (
+        ["t/train/n1/images/1.JPEG", "t/train/n2/images/2.JPEG", "t/val/images/v.JPEG"],
+        {
+            "train/n1/images/1.JPEG": ("train", "n1"),
+            "train/n2/images/2.JPEG": ("train", "n2"),
+            "val/images/v.JPEG": ("val", None),
+        },
+    ),
+    "a class called train": (
+        ["bus/1.png", "train/1.png"],
+        {"bus/1.png": (None, "bus"), "train/1.png": (None, "train")},
+    ),
+    "a split alone": (
+        ["test/a/1.png", "test/b/1.png"],
+        {"test/a/1.png": ("test", "a"), "test/b/1.png": ("test", "b")},
+    ),
+    "pictures beside folders": (
+        ["a/1.png", "b/1.png", "2.png"],
+        {"a/1.png": (None, None), "b/1.png": (None, None), "2.png": (None, None)},
+    ),
+    "pictures beside splits": (
+        ["train/1.png", "test/1.png", "logo.png"],
+        {"train/1.png": ("train", None), "test/1.png": ("test", None)},
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_splits_and_classes_are_told_by_the_structure(layout: str) -> None:
+    paths, expected = LAYOUTS[layout]
+    places = arrange(paths).places
+    assert {place.image_id: (place.split, place.group) for place in places} == expected
+    assert [place.image_id for place in places] == sorted(expected)
+
+
+def test_pictures_of_all_sizes_are_resized_as_torchvision_does(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    rng = np.random.default_rng(0)
+    sizes = [(32, 32), (36, 36), (33, 32), (20, 31), *rng.integers(20, 200, (46, 2)).tolist()]
+    files = {
+        f"{i:02}.{'png' if i % 2 else 'jpg'}": encoded(i, tuple(size), "PNG" if i % 2 else "JPEG")
+        for i, size in enumerate(sizes)
+    }
+    assert load("mine", write_folder(tmp_path / "x", files)).code == 0
+    images = PackedImages(root / "mine", "test")
+    assert list(images.ids) == list(files)
+    prepare = Compose([Resize(32), CenterCrop(32)])
+    for i, data in enumerate(files.values()):
+        expected = np.asarray(prepare(Image.open(io.BytesIO(data)).convert("RGB")))
+        assert np.array_equal(images.batch([i])[0], expected.transpose(2, 0, 1)), sizes[i]
+    assert "shorter side to 32 pixels" in manifest(root, "mine").preprocessing
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_all_modes_become_rgb(mode: str, load: Any, root: Path, tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((32, 32), 128, np.uint8))
+    picture = Image.fromarray(np.full((32, 32), 128 << 8, np.uint16)) if mode == "I;16" else grey
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    path = tmp_path / "x" / ("1.tif" if mode == "CMYK" else "1.png")
+    path.parent.mkdir()
+    picture.save(path)
+    assert load("mine", tmp_path / "x").code == 0
+    level = PackedImages(root / "mine", "test").batch([0])
+    assert level.shape == (1, 3, 32, 32)
+    assert abs(level.astype(int) - 128).mean() < (129 if mode == "1" else 2)
+
+
+def test_another_side_can_be_asked_for(load: Any, root: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "x", {"1.png": encoded(1, (64, 80))})
+    assert load("mine", folder, "--side", 48).code == 0
+    assert PackedImages(root / "mine", "test").batch([0]).shape == (1, 3, 48, 48)
+    refused(load("mine", folder, "--side", 0), "--side 0: 1 to 1024 pixels")
+
+
+def test_unreadable_pictures_are_named_counted_and_left_out(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    whole = encoded("whole", (300, 300))
+    huge = b"\x89PNG\r\n\x1a\n" + bytes.fromhex(
+        "0000000d49484452000186a0000186a008020000000385ea91"  # 100,000 × 100,000 pixels
+    )
+    bad = {"empty.png": b"", "cut.png": whole[: len(whole) // 2], "huge.png": huge}
+    bad |= {f"text{i}.jpg": b"no picture" for i in range(4)}
+    good = {f"{i}.png": encoded(i) for i in range(5)}
+    result = load("mine", write_tar(tmp_path / "x.tar.gz", bad | good | {"readme.txt": b"text"}))
+    assert result.code == 0
+    assert "7 of 12 files cannot be read as an image and are left out" in result.err
+    assert "cut.png, empty.png, huge.png, text0.jpg, text1.jpg and 2 more" in result.err
+    assert manifest(root, "mine").unreadable == tuple(sorted(bad))
+    images = PackedImages(root / "mine", "test")
+    assert list(images.ids) == sorted(good)
+    expected = np.stack([pixels(i).transpose(2, 0, 1) for i in range(5)])
+    assert np.array_equal(images.batch(range(5)), expected)
+    (tmp_path / "bad").mkdir()
+    only_bad = load("other", write_tar(tmp_path / "bad.tar.gz", bad))
+    refused(only_bad, "none of 7 files of bad.tar.gz can be read")
+    assert not (root / "other").exists()
+
+
+def test_a_pool_goes_to_train_and_splits_that_a_set_does_not_use_are_left_out(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    flat = {f"n{k}/{i}.png": encoded((k, i)) for k in range(3) for i in range(2)}
+    assert load("tinyimagenet", write_folder(tmp_path / "flat", flat)).code == 0
+    assert list(manifest(root, "tinyimagenet").splits) == ["train"]
+    official = {
+        **{f"tiny-imagenet-200/train/n{k}/images/n{k}_0.JPEG": encoded(k) for k in range(3)},
+        **{f"tiny-imagenet-200/val/images/val_{k}.JPEG": encoded(k) for k in range(3)},
+        "tiny-imagenet-200/words.txt": b"words",
+    }
+    result = load("tinyimagenet", write_zip(tmp_path / "t.zip", official), "--force")
+    assert result.code == 0
+    assert "tinyimagenet does not use val: left out" in result.err
+    images = PackedImages(root / "tinyimagenet", "train")
+    assert list(images.ids) == [f"train/n{k}/images/n{k}_0.JPEG" for k in range(3)]
+    places = {f"val_256/Places365_val_{i}.jpg": encoded(i, (40, 40)) for i in range(2)}
+    assert load("places365", write_tar(tmp_path / "val_256.tar", places, "w")).code == 0
+    assert list(manifest(root, "places365").splits) == ["test"]
+    assert load("textures", write_folder(tmp_path / "v", {"val/1.png": encoded(1)})).code == 0
+    assert list(manifest(root, "textures").splits) == ["test"]
+    refused(
+        load("random300k", write_folder(tmp_path / "w", {"val/1.png": encoded(1)})),
+        "the splits val are there; random300k has train",
+    )
+
+
+def test_labels_follow_the_classes_of_a_known_set(load: Any, root: Path, tmp_path: Path) -> None:
+    some = {f"{kind}/1.png": encoded(kind) for kind in ("truck", "cat")}
+    assert load("cifar10", write_folder(tmp_path / "a", some)).code == 0
+    assert PackedImages(root / "cifar10", "test").labels.tolist() == [3, 9]  # type: ignore
+    assert manifest(root, "cifar10").classes == CLASSES
+    assert manifest(root, "cifar10").note == (
+        "cifar10: 2 of 10,000 test images, not the official archive"
+    )
+    digits = {f"{digit}/1.png": encoded(digit) for digit in (7, 2)}
+    assert load("svhn", write_folder(tmp_path / "b", digits)).code == 0
+    assert PackedImages(root / "svhn", "test").labels.tolist() == [2, 7]  # type: ignore
+    foreign = {f"{kind}/1.png": encoded(kind) for kind in ("cat", "unicorn")}
+    result = load("cifar100", write_folder(tmp_path / "c", foreign))
+    assert "cat is none of its classes; imported without labels" in result.err
+    assert PackedImages(root / "cifar100", "test").labels is None
+
+
+def test_notes_say_what_is_there(load: Any, root: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "x", {"1.png": encoded(1)})
+    assert load("textures", folder).code == 0
+    assert manifest(root, "textures").note == (
+        "textures: 1 of 5,640 images, not the official archive"
+    )
+    again = load("textures", folder, "--note", "stripes only")
+    assert again.code == 0
+    assert "unchanged" in again.out
+    assert manifest(root, "textures").note == "stripes only"
+    assert load("textures", folder).code == 0
+    assert manifest(root, "textures").note == "stripes only"
+    assert load("miniplaces", folder, "--note", "one").code == 0
+    assert manifest(root, "miniplaces").note == (
+        "MiniPlaces (100 kinds of Places2, 128 pixels) in place of Places365; one"
+    )
+    assert load("mine", folder).code == 0
+    assert manifest(root, "mine").note == ""
+
+
+def test_an_archive_with_the_published_checksum_is_official(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+    from dataclasses import replace
+
+    from oodbench.datasets.isun import Isun
+
+    path = write_tar(tmp_path / "renamed", {f"iSUN/{i}.png": encoded(i) for i in range(3)})
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    archive = replace(Isun.card.archives[0], checksum=f"md5:{digest}")
+    card = replace(Isun.card, archives=(archive,), images={"test": 3})
+    monkeypatch.setattr(Isun, "card", card)
+    unpacked = write_folder(tmp_path / "x", {f"{i}.png": encoded(i) for i in range(3)})
+    assert load("isun", unpacked).code == 0
+    assert not manifest(root, "isun").official
+    assert "official" in load("isun", path).out
+    assert manifest(root, "isun").official
+    assert manifest(root, "isun").note == ""
+
+
+@pytest.mark.parametrize("place", ["folder", "parent", "tar.gz"])
+def test_cifar_batches_are_read_and_kept_for_torchvision(
+    place: str, load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10 as Torchvision
+
+    batches = {f"data_batch_{i}": 4 for i in range(1, 6)} | {"test_batch": 6}
+    folder = write_cifar(
+        tmp_path / "down" / "cifar-10-batches-py", batches, "batches.meta", "label_names", CLASSES
+    )
+    source = {"folder": folder, "parent": tmp_path / "down", "tar.gz": tmp_path / "c.tar.gz"}[place]
+    # The published archive is in no order.
+    files = [(f"cifar-10-batches-py/{p.name}", p.read_bytes()) for p in folder.iterdir()]
+    write_tar(tmp_path / "c.tar.gz", dict(sorted(files, key=lambda file: file[0][::-1])))
+    assert load("cifar10", source).code == 0
+    told = manifest(root, "cifar10")
+    assert told.note == (
+        "cifar10: 20 of 50,000 train images, 6 of 10,000 test images, not the official archive"
+    )
+    assert (told.official, told.classes, told.preprocessing) == (False, CLASSES, "none")
+    monkeypatch.setattr(Torchvision, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    for split in ("train", "test"):
+        images = PackedImages(root / "cifar10", split)
+        theirs = Torchvision(root / "cifar10", train=split == "train", download=False)
+        ours = images.batch(range(len(images))).transpose(0, 2, 3, 1)
+        assert np.array_equal(ours, theirs.data)
+        assert images.labels is not None
+        assert images.labels.tolist() == theirs.targets
+    assert PackedImages(root / "cifar10", "train").ids[4:6] == (
+        "data_batch_2/00000",
+        "data_batch_2/00001",
+    )
+
+
+def test_cifar_100_batches_are_read(load: Any, root: Path, tmp_path: Path) -> None:
+    from oodbench.datasets.cifar100 import CLASSES as HUNDRED
+
+    folder = write_cifar(
+        tmp_path / "cifar-100-python", {"train": 9, "test": 5}, "meta", "fine_label_names", HUNDRED
+    )
+    assert load("cifar100", folder).code == 0
+    assert {split: one.images for split, one in manifest(root, "cifar100").splits.items()} == {
+        "train": 9,
+        "test": 5,
+    }
+    refused(load("cifar10", folder), "these are the files of CIFAR-100, not of cifar10")
+    refused(load("textures", folder), "these are the files of CIFAR-100, not of textures")
+    assert load("hundred", folder).code == 0
+
+
+def test_the_checksums_of_cifar_are_those_of_torchvision() -> None:
+    from torchvision import datasets
+
+    for ours, theirs in ((CIFAR10, datasets.CIFAR10), (CIFAR100, datasets.CIFAR100)):
+        files = dict([*theirs.train_list, *theirs.test_list])
+        assert ours.checksums == files | {theirs.meta["filename"]: theirs.meta["md5"]}
+        assert ours.folder == theirs.base_folder
+        assert list(ours.batches) == [name for name, _ in theirs.train_list + theirs.test_list]
+
+
+def test_a_batch_that_would_run_something_is_refused(load: Any, root: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    batch = pickle.dumps({"data": Evil(), "labels": []})
+    refused(
+        load("cifar10", write_folder(tmp_path / "x", {"data_batch_1": batch})), "which is no data"
+    )
+    assert not (tmp_path / "run").exists()
+    assert not (root / "cifar10").exists()
+
+
+def test_digits_of_the_test_file_are_balanced_and_ten_is_zero(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.io import savemat
+
+    monkeypatch.setattr("oodbench.data.digits._FIRST_TEST_DIGITS", 2)
+    digits = [10, 1, 1, 2, 1, 10, 10, 3]
+    images = np.stack([pixels(i) for i in range(8)], axis=3)
+    (tmp_path / "x").mkdir()
+    for name in ("train_32x32.mat", "test_32x32.mat"):
+        savemat(tmp_path / "x" / name, {"X": images, "y": np.array(digits)[:, None]})
+    assert load("svhn", tmp_path / "x").code == 0
+    train, test = (PackedImages(root / "svhn", split) for split in ("train", "test"))
+    assert train.labels.tolist() == [digit % 10 for digit in digits]  # type: ignore
+    assert test.labels.tolist() == [0, 1, 1, 2, 0, 3]  # type: ignore
+    assert test.ids[-1] == "test_32x32/00007"
+    assert np.array_equal(test.batch([5])[0], pixels(7).transpose(2, 0, 1))
+    assert "test digits of each class" in manifest(root, "svhn").preprocessing
+    single = tmp_path / "x" / "train_32x32.mat"
+    assert load("digits", single).code == 0
+    assert list(manifest(root, "digits").splits) == ["train"]
+    single.write_bytes(single.read_bytes()[:5_000])
+    refused(load("digits2", single), "train_32x32.mat is no .mat file of SVHN")
+
+
+def test_an_array_is_read_by_its_content(load: Any, root: Path, tmp_path: Path) -> None:
+    array = np.stack([pixels(i) for i in range(5)])
+    with open(tmp_path / "array.bin", "wb") as file:
+        np.save(file, array)
+    assert load("random300k", tmp_path / "array.bin").code == 0
+    images = PackedImages(root / "random300k", "train")
+    assert np.array_equal(images.batch(range(5)).transpose(0, 2, 3, 1), array)
+    assert images.ids[4] == "00004"
+    np.save(tmp_path / "wrong.npy", array.astype(np.float32))
+    refused(load("mine", tmp_path / "wrong.npy"), "float32 [5, 32, 32, 3]", "uint8 [N, H, W, 3]")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    refused(load("mine", tmp_path / "objects.npy"), "objects.npy cannot be read")
+    cut = (tmp_path / "array.bin").read_bytes()[:-100]
+    (tmp_path / "cut.npy").write_bytes(cut)
+    refused(load("mine", tmp_path / "cut.npy"), "cut.npy cannot be read")
+
+
+def _tar_entry(path: Path, **fields: Any) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for info in (tarfile.TarInfo("good.png"), tarfile.TarInfo("bad.png")):
+            data = encoded(1)
+            if info.name == "bad.png":
+                for field, value in fields.items():
+                    setattr(info, field, value)
+                data = b"" if "type" in fields else data
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _zip_link(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("bad.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    return path
+
+
+UNSAFE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "tar, up": (lambda p: _tar_entry(p, name="a/../../bad.png"), "a/../../bad.png is a path that"),
+    "tar, absolute": (lambda p: _tar_entry(p, name="/tmp/bad.png"), "/tmp/bad.png is an absolute"),
+    "tar, symlink": (
+        lambda p: _tar_entry(p, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        "bad.png is a link or device",
+    ),
+    "tar, hard link": (
+        lambda p: _tar_entry(p, type=tarfile.LNKTYPE, linkname="good.png"),
+        "bad.png is a link or device",
+    ),
+    "tar, device": (lambda p: _tar_entry(p, type=tarfile.CHRTYPE), "bad.png is a link or device"),
+    "tar, pipe": (lambda p: _tar_entry(p, type=tarfile.FIFOTYPE), "bad.png is a link or device"),
+    "tar, twice": (lambda p: _tar_entry(p, name="good.png"), "good.png is in it twice"),
+    "zip, up": (lambda p: write_zip(p, {"../bad.png": encoded(1)}), "../bad.png is a path that"),
+    "zip, up in Windows": (
+        lambda p: write_zip(p, {"a\\..\\..\\bad.png": encoded(1)}),
+        "is a path that leads out of it",
+    ),
+    "zip, absolute": (lambda p: write_zip(p, {"/bad.png": encoded(1)}), "an absolute path"),
+    "zip, drive": (lambda p: write_zip(p, {"C:\\bad.png": encoded(1)}), "an absolute path"),
+    "zip, symlink": (_zip_link, "bad.png is a link or device"),
+    "tar, control characters": (
+        lambda p: _tar_entry(p, name="../\x1b[31m\nbad.png"),
+        "../\\x1b[31m\\nbad.png is a path that",
+    ),
+}
+
+
+@pytest.mark.parametrize("unsafe", UNSAFE)
+def test_an_archive_that_reaches_outside_is_refused_and_leaves_nothing(
+    unsafe: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    write, message = UNSAFE[unsafe]
+    refused(load("mine", write(tmp_path / "archive")), "archive is refused: its entry", message)
+    assert not root.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+BOMBS: dict[str, Callable[[Path], Path]] = {
+    "zip": zip_bomb,
+    "tar.gz": lambda path: tar_bomb(path, [ZEROS * REPEATS]),
+    "tar.gz of many files": lambda path: tar_bomb(path, [ZEROS] * REPEATS),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_ten_gigabytes_of_zeros_are_refused_early_and_in_little_memory(
+    bomb: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    path = BOMBS[bomb](tmp_path / "bomb")
+    assert path.stat().st_size < 16 << 20
+    tracemalloc.start()
+    start = time.process_time()
+    result = load("mine", path)
+    seconds = time.process_time() - start
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    refused(result, "bomb would unpack to more than")
+    assert seconds < 30
+    assert peak < 64 << 20
+    assert not root.exists()
+
+
+def test_a_file_name_of_ten_gigabytes_is_not_read(load: Any, root: Path, tmp_path: Path) -> None:
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        path = tar_bomb(tmp_path / "bomb", [ZEROS * REPEATS], kind)
+        tracemalloc.start()
+        result = load("mine", path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        refused(result, "the name of an entry has more than a megabyte")
+        assert peak < 64 << 20
+
+
+def test_a_picture_too_large_to_be_one_is_not_read(load: Any, root: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(300 << 20)
+    write_folder(tmp_path / "x", {"1.png": encoded(1)})
+    os.link(tmp_path / "large.png", tmp_path / "x" / "large.png")
+    assert load("mine", tmp_path / "x").code == 0
+    assert manifest(root, "mine").unreadable == ("large.png",)
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_an_archive_that_is_cut_is_told_in_one_line(
+    form: str, share: float, load: Any, root: Path, tmp_path: Path
+) -> None:
+    path = FORMS[form](tmp_path, {f"{i}.png": encoded(i, (64, 64)) for i in range(40)})
+    data = path.read_bytes()
+    # Also at the border of an entry, where a tar looks complete.
+    path.write_bytes(data[: int(len(data) * share) // 512 * 512])
+    refused(load("mine", path), "damaged or not complete")
+    assert not root.exists()
+
+
+def test_a_damaged_file_in_a_sound_archive_is_unreadable(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    path = write_zip(tmp_path / "x.zip", {"1.png": encoded(1), "2.png": encoded(2, (64, 64))})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 255
+    path.write_bytes(data)
+    assert load("mine", path).code == 0
+    assert manifest(root, "mine").unreadable == ("1.png",)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "is empty"), (b"hello" * 300, "is no tar, tar.gz or zip")]
+)
+def test_what_is_no_archive_is_told_so(
+    data: bytes, message: str, load: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(data)
+    refused(load("mine", tmp_path / "x.tar.gz"), message)
+    refused(load("mine", tmp_path / "nothing"), "there is no")
+    refused(load("mine", write_folder(tmp_path / "f", {"a.txt": b"x"})), "holds no pictures")
+    refused(load("mine", write_tar(tmp_path / "t", {"a.txt": b"x"})), "holds no pictures")
+    refused(load("mine", Path("/dev/null")), "neither a file nor a folder")
+
+
+def test_importing_twice_changes_nothing(load: Any, root: Path, tmp_path: Path) -> None:
+    files = {f"{i}.png": encoded(i) for i in range(3)}
+    for source in (write_tar(tmp_path / "x.tar.gz", files), write_folder(tmp_path / "y", files)):
+        assert load("mine", source).code == 0
+        before = contents(root)
+        times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+        again = load("mine", source)
+        assert again.code == 0
+        assert again.out.startswith("already there, unchanged: mine: test 3")
+        assert contents(root) == before
+        assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == times
+
+
+def test_other_images_replace_a_set_only_if_forced(load: Any, root: Path, tmp_path: Path) -> None:
+    assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    before = contents(root)
+    other = write_folder(tmp_path / "b", {"1.png": encoded(2)})
+    refused(load("mine", other), "holds another set of that name", "from a", "--force replaces it")
+    assert contents(root) == before
+    assert load("mine", other, "--force").code == 0
+    assert np.array_equal(
+        PackedImages(root / "mine", "test").batch([0])[0], pixels(2).transpose(2, 0, 1)
+    )
+    assert [path.name for path in root.iterdir()] == ["mine"]
+
+
+def test_further_splits_are_added_without_force(load: Any, root: Path, tmp_path: Path) -> None:
+    files = {f"{split}/{i}.png": encoded((split, i)) for split in ("train", "test") for i in "ab"}
+    only_test = {name: data for name, data in files.items() if name.startswith("test")}
+    assert load("mine", write_folder(tmp_path / "a", only_test)).code == 0
+    assert load("mine", write_folder(tmp_path / "b", files)).code == 0
+    assert list(manifest(root, "mine").splits) == ["train", "test"]
+    assert "unchanged" in load("mine", tmp_path / "a").out
+
+
+def test_a_damaged_set_is_replaced(load: Any, root: Path, tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "x.tar.gz", {"1.png": encoded(1)})
+    assert load("mine", source).code == 0
+    before = contents(root)
+    whole = before["mine/test.npy"]
+    for damage in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 255])):
+        (root / "mine" / "test.npy").write_bytes(damage)
+        result = load("mine", source)
+        assert result.code == 0
+        assert "it is replaced" in result.err
+        assert contents(root) == before
+
+
+def test_a_folder_that_no_import_wrote_is_not_touched(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    write_folder(root / "mine", {"precious.txt": b"words", "1.png": encoded(1)})
+    before = contents(root)
+    refused(load("mine", root / "mine"), "was not written by an import")
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("moment", ["pixels", "manifest", "move"])
+@pytest.mark.parametrize("there", [False, True])
+def test_an_import_that_is_killed_leaves_the_old_set_or_nothing(
+    moment: str,
+    there: bool,
+    load: Any,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if there:
+        assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    before = contents(root)
+    source = write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    target = {
+        "pixels": "oodbench.data.importing.SplitWriter.finish",
+        "manifest": "oodbench.data.importing._write",
+        "move": "oodbench.data.importing.put_in_place",
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, killed)
+        result = load("mine", source, "--force")
+    assert result.code == 130
+    assert result.err.endswith("oodbench: interrupted; nothing was imported\n")
+    assert contents(root) == before
+    assert [path.name for path in root.iterdir()] == (["mine"] if there else [])
+    assert load("mine", source, "--force").code == 0
+
+
+def test_what_a_killed_process_left_is_swept(load: Any, root: Path, tmp_path: Path) -> None:
+    from oodbench.files import machine
+
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    left = root / f".other.{machine()}-{ended}-01234567.tmp"
+    running = root / f".other.{machine()}-{os.getppid()}-01234567.tmp"
+    for folder in (left, running):
+        write_folder(folder, {"test.raw": b"pixels"})
+    assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    assert sorted(path.name for path in root.iterdir()) == sorted([running.name, "mine"])
+
+
+def test_a_full_disk_is_told_in_one_line(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(importing.SplitWriter, "add", full)
+    source = write_folder(tmp_path / "a", {"1.png": encoded(1)})
+    refused(load("mine", source), "No space left on device; choose another folder")
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mini", "mini is no image set that is imported"),
+        ("imported", "imported is no image set that is imported"),
+        ("tinyimagenet_all", "another view of tinyimagenet"),
+        ("atom", "atom is the name of one of the detectors"),
+        ("linf", "linf is the name of one of the attacks"),
+        ("My", "is no name for a set"),
+        ("../x", "is no name for a set"),
+        ("", "is no name for a set"),
+        ("CIFAR10", "did you mean cifar10"),
+    ],
+)
+def test_a_name_that_is_not_free_is_refused(
+    name: str, message: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    refused(load(name, write_folder(tmp_path / "a", {"1.png": encoded(1)})), message)
+    assert not root.exists()
+
+
+def test_a_new_name_that_is_nearly_known_is_asked_about(load: Any, tmp_path: Path) -> None:
+    result = load("cifar_10", write_folder(tmp_path / "a", {"1.png": encoded(1)}))
+    assert result.code == 0
+    assert "cifar_10 is a new set; did you mean cifar10" in result.err
+
+
+def test_names_that_are_no_text_can_be_stored(load: Any, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with open(os.fsencode(tmp_path / "a") + b"/\xff\n.png", "wb") as file:
+        file.write(encoded(1))
+    assert load("mine", tmp_path / "a").code == 0
+    assert json.loads((root / "mine" / "test.json").read_text())["ids"] == ["\\xff\\n.png"]
