@@ -23,7 +23,7 @@ BAD = {
     "empty batches": ("--batch-size 0", "--batch-size 0: at least 1 image"),
     "no budget": ("--attack linf --budget 0", "--budget 0: at least 1 gradient step"),
     "no budget, which nothing uses": ("--budget 0", "--budget 0: at least 1 gradient step"),
-    "unknown suite": ("--suite nope", "no data set is called 'nope'; there are mini"),
+    "unknown suite": ("--suite nope", "no data set is called 'nope'; there are cifar10"),
     "missing file": ("--suite ./nope.py", "no file ./nope.py"),
     "unknown schedule": ("--schedule nope", "no schedule 'nope'"),
     "unknown network": ("--network nope", "no network is called 'nope'"),
