@@ -118,7 +118,8 @@ def test_a_detector_that_fails_exits_3_and_the_others_are_stored_and_shown(
     result = run(*chosen, "--json")
     assert result.code == 3
     assert [record["detector"] for record in result.json] == ["msp", "msp"]
-    failed, summary = result.err.strip().splitlines()
+    # On a busy machine lines of progress come before.
+    *_, failed, summary = result.err.strip().splitlines()
     assert failed.startswith("oodbench: faulty, seed 0: ")
     assert message in failed
     assert summary == "oodbench: 1 failed, 2 cells are stored"
