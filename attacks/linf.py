@@ -187,16 +187,20 @@ class _Search:
         """
         others = [name for name in self._objectives if name != "score"]
         names = ["score"] * probes
-        turns = itertools.cycle(others)
-        if not others or "score" not in self._objectives:
-            names = [next(turns) for _ in names] if others else names
-        else:
-            # Every fourth; with more objectives than that, from the last one on.
-            places = [*range(3, probes, 4), *reversed([i for i in range(1, probes) if i % 4 != 3])]
-            for place in sorted(places[: max(probes // 4, min(len(others), probes - 1))]):
+        if others:
+            turns = itertools.cycle(others)
+            for place in self._places_of_others(probes, len(others)):
                 names[place] = next(turns)
         kinds = ["clean", *itertools.islice(itertools.cycle(_STARTS), probes - 1)]
         return list(zip(names, kinds, strict=True))
+
+    def _places_of_others(self, probes: int, others: int) -> list[int]:
+        if "score" not in self._objectives:
+            return list(range(probes))
+        # Every fourth; with more objectives than that, from the last one on, never the clean one.
+        every_fourth = list(range(3, probes, 4))
+        further = [place for place in range(probes - 1, 0, -1) if place not in every_fourth]
+        return sorted([*every_fourth, *further[: max(others - len(every_fourth), 0)]])
 
     def _start(self, number: int) -> Tensor:
         kind = self._runs[number][1]

@@ -126,8 +126,7 @@ def agreement(paths: Mapping[tuple[str, ...], Path], suite: str) -> Iterator[str
             continue
         first = mine[0]
         assert first is not None
-        (of_id,) = first.parents[1].glob(f"id--{_id_name(first)}.npz")
-        known = read_arrays(of_id)[0]["scores"]
+        known = _id_scores(first)
         scores[detector] = (known, [read_scores(path)["scores"] for path in mine if path])
     if len(scores) < 3:
         sets = ", ".join(COMPARED)
@@ -162,13 +161,13 @@ def agreement(paths: Mapping[tuple[str, ...], Path], suite: str) -> Iterator[str
     )
 
 
-def _id_name(path: Path) -> str:
-    """Return the part of the name of the in-distribution scores that a record stands on."""
-    folder = path.parents[1]
+def _id_scores(path: Path) -> NDArray[Any]:
+    """Return the scores of the in-distribution images that a record stands on."""
     wanted = read_record(path)["digests"]["id_scores"]
-    for found in folder.glob("id--*.npz"):
-        if arrays_digest(read_arrays(found)[0]) == wanted:
-            return found.stem.removeprefix("id--")
+    for file in path.parents[1].glob("id--*.npz"):
+        arrays = read_arrays(file)[0]
+        if arrays_digest(arrays) == wanted:
+            return arrays["scores"]
     raise FileNotFoundError(f"no in-distribution scores beside {path}")
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from oodbench.images import Archive, Card, ImageSet, Suite
+from oodbench.images import Archive, Card, ImageSet
 from oodbench.imported import ImportedSet
-from oodbench.schedule import PAPER, Schedule
+from oodbench.published.suite import PublishedSuite
 
 CLASSES = (
     "airplane",
@@ -20,22 +20,6 @@ CLASSES = (
     "ship",
     "truck",
 )
-OOD_SETS = ("svhn", "textures", "places365", "lsun_c", "lsun_r", "isun")
-STAND_INS = {
-    "places365": "miniplaces",
-    "lsun_c": "lsun_c_standin",
-    "lsun_r": "lsun_r_standin",
-}
-SCENES = ("places365", "miniplaces", "lsun_c", "lsun_c_standin", "lsun_r", "lsun_r_standin")
-FAST = Schedule(
-    epochs=8,
-    batch_size=128,
-    policy="one_cycle",
-    weight_decay=5e-4,
-    pool_views=4,
-    precision="auto",
-)
-"""One cycle of eight epochs: a twelfth of the published training, for some points of accuracy."""
 
 
 class _Images(ImportedSet):
@@ -64,21 +48,13 @@ class _Images(ImportedSet):
 
 
 @dataclass(frozen=True)
-class Cifar10(Suite):
+class Cifar10(PublishedSuite):
     """CIFAR-10 against digits, textures and scenes: the setting of the paper's Table 2.
 
-    Where Places365 or LSUN is not there, scenes of MiniPlaces take its place and are counted as
-    stand-ins. CIFAR-100 is near and stands in no mean.
+    CIFAR-100 is near and stands in no mean.
     """
 
     id_set: str = "cifar10"
-    ood_sets: tuple[str, ...] = OOD_SETS
-    pool: str = "tinyimagenet"
-    network: str = "conv6"
-    schedule: str = "fast"
-    schedules: Mapping[str, Schedule] = field(
-        default_factory=lambda: {"fast": FAST, "paper": PAPER}
-    )
     published: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
             "odin": {"noise": 0.0016},
@@ -90,14 +66,6 @@ class Cifar10(Suite):
         }
     )
     near: tuple[str, ...] = ("cifar100",)
-    stand_ins: Mapping[str, str] = field(default_factory=lambda: dict(STAND_INS))
-    groups: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "others": ("svhn", "textures"),
-            "scenes": SCENES,
-            "isun": ("isun",),
-        }
-    )
 
     def image_set(self, name: str) -> ImageSet:
         """Return the in-distribution set, or one of the registry."""

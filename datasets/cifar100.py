@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from oodbench.datasets.cifar10 import FAST, OOD_SETS, SCENES, STAND_INS
-from oodbench.images import Archive, Card, ImageSet, Suite
+from oodbench.images import Archive, Card, ImageSet
 from oodbench.imported import ImportedSet
-from oodbench.schedule import PAPER, Schedule
+from oodbench.published.suite import PublishedSuite
 
 CLASSES = (
     "apple",
@@ -139,17 +138,10 @@ class _Images(ImportedSet):
 
 
 @dataclass(frozen=True)
-class Cifar100(Suite):
+class Cifar100(PublishedSuite):
     """CIFAR-100 against digits, textures and scenes; CIFAR-10 is near and stands in no mean."""
 
     id_set: str = "cifar100"
-    ood_sets: tuple[str, ...] = OOD_SETS
-    pool: str = "tinyimagenet"
-    network: str = "conv6"
-    schedule: str = "fast"
-    schedules: Mapping[str, Schedule] = field(
-        default_factory=lambda: {"fast": FAST, "paper": PAPER}
-    )
     published: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
             "odin": {"noise": 0.0012},
@@ -161,14 +153,6 @@ class Cifar100(Suite):
         }
     )
     near: tuple[str, ...] = ("cifar10",)
-    stand_ins: Mapping[str, str] = field(default_factory=lambda: dict(STAND_INS))
-    groups: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "others": ("svhn", "textures"),
-            "scenes": SCENES,
-            "isun": ("isun",),
-        }
-    )
 
     def image_set(self, name: str) -> ImageSet:
         """Return the in-distribution set, or one of the registry."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from oodbench.datasets.cifar10 import FAST, SCENES, STAND_INS
-from oodbench.images import Archive, Card, ImageSet, Suite
+from oodbench.images import Archive, Card, ImageSet
 from oodbench.imported import ImportedSet
+from oodbench.published.suite import FAST, PublishedSuite
 from oodbench.schedule import PAPER, Schedule
 
 
@@ -48,14 +48,11 @@ class _Images(ImportedSet):
 
 
 @dataclass(frozen=True)
-class Svhn(Suite):
+class Svhn(PublishedSuite):
     """SVHN against objects, textures and scenes."""
 
     id_set: str = "svhn"
     ood_sets: tuple[str, ...] = ("cifar10", "textures", "places365", "lsun_c", "lsun_r", "isun")
-    pool: str = "tinyimagenet"
-    network: str = "conv6"
-    schedule: str = "fast"
     schedules: Mapping[str, Schedule] = field(
         default_factory=lambda: {
             "fast": _as_they_are(FAST),
@@ -71,14 +68,6 @@ class Svhn(Suite):
             "rowl": {"background": 7_325 / 73_257},
             # Nothing was published for SVHN; that of CIFAR-10.
             "energy_finetuned": {"margin_in": -23.0},
-        }
-    )
-    stand_ins: Mapping[str, str] = field(default_factory=lambda: dict(STAND_INS))
-    groups: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "others": ("cifar10", "textures"),
-            "scenes": SCENES,
-            "isun": ("isun",),
         }
     )
 

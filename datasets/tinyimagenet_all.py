@@ -5,7 +5,7 @@ from dataclasses import replace
 from oodbench.datasets.tinyimagenet import TinyImageNet
 from oodbench.imported import ImportedSet
 
-_card = TinyImageNet.card
+_without = TinyImageNet.card
 
 
 class TinyImageNetAll(ImportedSet):
@@ -13,4 +13,4 @@ class TinyImageNetAll(ImportedSet):
 
     name = "tinyimagenet"
     validation = TinyImageNet.validation
-    card = replace(_card, title="Tiny ImageNet, training pictures, all 200 classes")
+    card = replace(_without, title="Tiny ImageNet, training pictures, all 200 classes")

@@ -62,6 +62,11 @@ class Card:
     preprocessing: str = ""
     withdrawn: str = ""
 
+    @property
+    def downloadable(self) -> bool:
+        """Whether all its files have an address."""
+        return not self.withdrawn and bool(self.archives) and all(a.url for a in self.archives)
+
 
 class Images(ABC):
     """The images of one split of a set, read in batches."""
@@ -156,10 +161,6 @@ class ImageSet(ABC):
             RequestError: If the data are not there, saying how to get them.
         """
 
-    def lacking(self, split: str, root: Path) -> str:
-        """Return the command that gets a split that is not in ``root``; empty where it is."""
-        return ""
-
     def note(self, root: Path) -> str:
         """Return what a table that uses the set has to say of it as it lies in ``root``."""
         return self.card.note
@@ -199,13 +200,18 @@ class Suite(ABC):
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: ClassVar[int] = 1
-    template: ClassVar[bool] = False
-    """Whether imported sets are run under it, each as the in-distribution set of its own suite."""
 
     @classmethod
-    def of(cls, name: str, classes: int) -> "Suite":
-        """Return the suite of an imported set; only of a template."""
-        raise NotImplementedError
+    def of(cls, name: str, classes: int) -> "Suite | None":
+        """Return the suite whose in-distribution set is an imported one.
+
+        None but of the one plugin that imported sets are run under.
+
+        Args:
+            name: Name of the imported set.
+            classes: Number of its classes.
+        """
+        return None
 
     def located(self, root: Path) -> "Suite":
         """Return the suite with the sets that there are in a folder of image data.
@@ -251,28 +257,40 @@ def named_set(name: str) -> ImageSet:
     return found.image_set(name)
 
 
-class Subset(Images):
-    """The first ``limit`` images of a set, spread evenly over it.
+class Part(Images):
+    """Some of the images of a split, by their positions in it."""
+
+    def __init__(self, images: Images, positions: NDArray[np.int64]) -> None:
+        self._images = images
+        self._positions = positions
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        ids = self._images.ids
+        return tuple(ids[i] for i in self._positions.tolist())
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        return self._names
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """Class of each image, or None."""
+        labels = self._images.labels
+        return None if labels is None else labels[self._positions]
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at ``indices`` of the part."""
+        return self._images.batch(self._positions[np.asarray(indices, dtype=np.int64)])
+
+
+class Subset(Part):
+    """At most ``limit`` images of a set, spread evenly over it.
 
     Evenly spaced positions keep the mixture of classes and sources of an ordered set.
     """
 
     def __init__(self, images: Images, limit: int) -> None:
         count = min(limit, len(images))
-        self._images = images
-        self._positions = (np.arange(count, dtype=np.int64) * len(images)) // max(count, 1)
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images kept."""
-        return tuple(self._images.ids[i] for i in self._positions.tolist())
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Classes of the images kept, or None."""
-        labels = self._images.labels
-        return None if labels is None else labels[self._positions]
-
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images at ``indices`` of the subset."""
-        return self._images.batch(self._positions[np.asarray(indices, dtype=np.int64)])
+        super().__init__(images, (np.arange(count, dtype=np.int64) * len(images)) // max(count, 1))

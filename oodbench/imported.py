@@ -8,7 +8,6 @@ A set called NAME lies in ``<data root>/NAME/``: ``set.json`` (a `Manifest`), an
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.errors import DamagedFileError, RequestError
-from oodbench.images import Card, Images, ImageSet, Suite
+from oodbench.images import Card, Images, ImageSet, Part, Suite
 from oodbench.randomness import generator
 from oodbench.registry import entries, load
 
@@ -155,34 +154,6 @@ class PackedImages(Images):
         return np.asarray(self._pixels[np.asarray(indices, dtype=np.int64)])
 
 
-class Part(Images):
-    """Some of the images of another split, by their positions."""
-
-    def __init__(self, images: Images, positions: NDArray[np.int64]) -> None:
-        self._images = images
-        self._positions = positions
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        ids = self._images.ids
-        return tuple(ids[i] for i in self._positions.tolist())
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
-        return self._names
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        """Class of each image, or None."""
-        labels = self._images.labels
-        return None if labels is None else labels[self._positions]
-
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images at ``indices`` of the part."""
-        return self._images.batch(self._positions[np.asarray(indices, dtype=np.int64)])
-
-
 class ImportedSet(ImageSet):
     """A set with a card of its own that ``oodbench data`` downloads or imports.
 
@@ -209,17 +180,16 @@ class ImportedSet(ImageSet):
             DamagedFileError: If it is damaged.
         """
         folder = root / self.name
-        command = self.lacking(split, root)
-        if command and not is_imported(root, self.name):
+        if not is_imported(root, self.name):
             raise RequestError(
-                f"the image set {self.name} is not in {root}; get it with: {command}"
+                f"the image set {self.name} is not in {root}; get it with: {how_to_get([self])}"
             )
         source, held_out = self._source(split, root)
-        if command:
+        if self.lacking(split, root):
             there = ", ".join(read_manifest(folder).splits)
             raise RequestError(
                 f"the image set {self.name} in {root} has {there}, not {source}; get it with: "
-                f"{command}"
+                f"{how_to_get([self])}"
             )
         images: Images = PackedImages(folder, source)
         positions = np.arange(len(images), dtype=np.int64)
@@ -241,14 +211,11 @@ class ImportedSet(ImageSet):
             return self.card.note
         return read_manifest(root / self.name).note or self.card.note
 
-    def lacking(self, split: str, root: Path) -> str:
-        """Return the command that gets a split that is not there; empty where it is."""
-        there = is_imported(root, self.name)
-        if there and self._source(split, root)[0] in read_manifest(root / self.name).splits:
-            return ""
-        if any(archive.url for archive in self.card.archives):
-            return f"oodbench data download {self.name}"
-        return f"oodbench data import {self.name} --from ARCHIVE_OR_FOLDER"
+    def lacking(self, split: str, root: Path) -> bool:
+        """Whether a split is not in ``root``."""
+        if not is_imported(root, self.name):
+            return True
+        return self._source(split, root)[0] not in read_manifest(root / self.name).splits
 
     def _source(self, split: str, root: Path) -> tuple[str, bool]:
         """Return the split that was imported, and whether only a part of it is meant."""
@@ -256,6 +223,18 @@ class ImportedSet(ImageSet):
         if held_out and "val" not in read_manifest(root / self.name).splits:
             return "train", True
         return split, False
+
+
+def how_to_get(sets: Sequence[ImportedSet]) -> str:
+    """Return the commands that get some sets, those that can be downloaded in one."""
+    by_download = [one.name for one in sets if one.card.downloadable]
+    commands = [f"oodbench data download {' '.join(by_download)}"] if by_download else []
+    commands += [
+        f"oodbench data import {one.name} --from ARCHIVE_OR_FOLDER"
+        for one in sets
+        if not one.card.downloadable
+    ]
+    return "; ".join(commands)
 
 
 class UserSet(ImportedSet):
@@ -291,6 +270,7 @@ def user_suite(name: str, root: Path) -> Suite:
         )
     for entry in entries("datasets"):
         plugin = load("datasets", entry)
-        if issubclass(plugin, Suite) and plugin.template:
-            return plugin.of(name, len(manifest.classes))
+        found = plugin.of(name, len(manifest.classes)) if issubclass(plugin, Suite) else None
+        if found is not None:
+            return found
     raise RequestError("no suite is there that an imported set could be run under")

@@ -10,6 +10,7 @@ from oodbench.cells import Cell, Identities, Subjected
 from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
 from oodbench.identity import digest, parameters
+from oodbench.imported import ImportedSet, how_to_get
 from oodbench.plugins import PluginSpec, field_types, passed_on, resolved, with_settings
 from oodbench.records import (
     SIDES,
@@ -311,26 +312,16 @@ def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
     for cell in cells:
         wanted[cell.subject.taught.suite, cell.image_set, "test"] = None
     root = bench.settings.data_root
-    lacking: dict[str, str] = {}
+    lacking: dict[str, ImportedSet] = {}
     for suite_name, name, split in wanted:
-        command = bench.image_set(suite_name, name).lacking(split, root)
-        if command:
-            lacking[name] = command
-    if not lacking:
-        return
-    # One download takes several names.
-    heads: dict[str, list[str]] = {}
-    for name, command in lacking.items():
-        heads.setdefault(command if "--from" in command else command.removesuffix(name), []).append(
-            name
+        found = bench.image_set(suite_name, name)
+        if isinstance(found, ImportedSet) and found.lacking(split, root):
+            lacking[name] = found
+    if lacking:
+        raise RequestError(
+            f"not in {root}: {', '.join(lacking)}; get {'it' if len(lacking) == 1 else 'them'}"
+            f" with: {how_to_get(list(lacking.values()))}"
         )
-    commands = [
-        head if "--from" in head else head + " ".join(names) for head, names in heads.items()
-    ]
-    raise RequestError(
-        f"not in {root}: {', '.join(lacking)}; get {'it' if len(lacking) == 1 else 'them'} with: "
-        + "; ".join(commands)
-    )
 
 
 def _check_side(request: Request) -> None:

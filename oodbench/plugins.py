@@ -63,9 +63,15 @@ def described(instance: Any) -> dict[str, Any]:
 
 
 def origin(plugin: type[Any]) -> dict[str, Any]:
+    """Return `version_of` a class under ``version`` or ``source``, whichever it is."""
+    version = version_of(plugin)
+    return {"source" if isinstance(version, str) else "version": version}
+
+
+def version_of(plugin: type[Any]) -> int | str:
     """Return the version of a class of oodbench, or the digest of the source of another's."""
-    source = source_digest(plugin)
-    return {"version": plugin.version} if source is None else {"source": source}
+    found: int | str = source_digest(plugin) or plugin.version
+    return found
 
 
 def with_settings(specs: Iterable[PluginSpec], settings: Iterable[str]) -> list[PluginSpec]:

@@ -339,9 +339,9 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
     return Soundness(sound & ~wrong, random=random)
 
 
-def _moved(images: Tensor, gradient: Tensor, size: float) -> tuple[Tensor, Tensor]:
-    """Return images moved up and down the sign of a gradient, inside the pixel box."""
-    step = size * gradient.sign().nan_to_num()
+def _moved(images: Tensor, way: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Return images moved up and down the signs of a way, inside the pixel box."""
+    step = size * way.sign().nan_to_num()
     return (images + step).clamp(0, 1), (images - step).clamp(0, 1)
 
 
@@ -374,15 +374,18 @@ def _rises(objective: Objective, model: Model, images: Tensor, gradient: Tensor)
     shape = (_RANDOM_SIGNS, *images.shape[1:])
     signs = (torch.rand(shape, generator=rng) - 0.5).sign().to(images)
     for size in _RISES_WITHIN:
-
-        def change(way: Tensor, size: float = size) -> Tensor:
-            above, below = _moved(images, way.expand_as(images), size)
-            return objective(model, above) - objective(model, below)
-
-        by_chance = torch.stack([change(sign[None]).abs() for sign in signs]).amax(0)
-        rise = change(gradient)
+        by_chance = torch.stack(
+            [_change(objective, model, images, sign[None], size).abs() for sign in signs]
+        ).amax(0)
+        rise = _change(objective, model, images, gradient, size)
         found |= (rise > 0) & (rise >= _CLEAR_RISE * by_chance)
     return found
+
+
+def _change(objective: Objective, model: Model, images: Tensor, way: Tensor, size: float) -> Tensor:
+    """Return by how much a score rises from ``size`` down the signs of a way to as far up, [N]."""
+    above, below = _moved(images, way, size)
+    return objective(model, above) - objective(model, below)
 
 
 def health(first: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:

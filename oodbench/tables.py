@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from oodbench.marks import MARK, MEANING, Figure, Finding, audit_of, explained, marks
-from oodbench.views import ALL, GENUINE, views
+from oodbench.views import ALL, GENUINE, near_sets, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,11 +132,11 @@ def print_tables(
     groups = _groups(records)
     bounds = mean_intervals or {}
     by_set = len(groups) == 1
+    sets = list(dict.fromkeys(record["set"] for record in records))
+    shown, near = views(suite, sets), near_sets(suite, sets)
     # Near sets stand below the others, as they are in no mean.
-    near = () if suite is None else suite.near
     groups = {key: sorted(rows, key=lambda row: row["set"] in near) for key, rows in groups.items()}
     records = [record for rows in groups.values() for record in rows]
-    shown = views(suite, list(dict.fromkeys(record["set"] for record in records)))
     columns = _by_set(records, bounds, shown) if by_set else _by_group(groups, bounds, shown)
     known = {
         key: [audit_of(record, audits or {}) for record in rows] for key, rows in groups.items()
@@ -146,7 +146,7 @@ def print_tables(
         for key, rows in groups.items()
     }
     audited = {key: sum(audit is not None for audit in each) for key, each in known.items()}
-    means = _mean_rows(shown) if by_set else 0
+    means = len(shown) if by_set else 0
     columns += _marked(found, means)
     table = Table(
         box=SIMPLE_HEAD,
@@ -170,7 +170,7 @@ def print_tables(
     gone = [column.header for column in columns if column not in kept]
     lines = [
         *_footnotes(records, notes, gone, by_set),
-        *_set_notes(shown),
+        *_set_notes(shown, near),
         *_faults(found, audited),
     ]
     for line in lines:
@@ -181,18 +181,12 @@ Found = Mapping[GroupKey, Sequence[Sequence[Finding]]]
 """What checks of the attack found of each record of each row of means."""
 
 
-def _mean_rows(shown: Views) -> int:
-    """Return how many rows of means a table has with a row for each set."""
-    return sum(not view.startswith("near") for view in shown)
-
-
-def _set_notes(shown: Views) -> list[str]:
+def _set_notes(shown: Views, near: Sequence[str]) -> list[str]:
     """Say which sets the means leave out."""
     lines = []
     if GENUINE in shown:
         gone = ", ".join(name for name in shown[ALL] if name not in shown[GENUINE])
         lines.append(f"{_OF_GENUINE} without stand-ins ({gone}).")
-    near = [name for view, (name, *_) in shown.items() if view.startswith("near")]
     if near:
         lines.append(f"Near, and in no mean: {', '.join(near)}.")
     return lines
@@ -261,15 +255,13 @@ def _means(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _by_set(records: Sequence[dict[str, Any]], bounds: Bounds, shown: Views) -> list[_Column]:
     """One detector under one perturbation: a row for each OOD set, and the means."""
     names = tuple(record["set"] for record in records)
-    means = {view: sets for view, sets in shown.items() if not view.startswith("near")}
-    # The second is the mean without stand-ins; those of groups say of how many sets.
-    titles = [v if v in (ALL, GENUINE) else f"{v} ({len(sets)})" for v, sets in means.items()]
+    titles = [v if v in (ALL, GENUINE) else f"{v} ({len(sets)})" for v, sets in shown.items()]
     known = bounds.get(group_key(records[0]), {})
     return [
         _Column("OOD set", (*names, *titles), left=True),
         *_metrics(
-            [*records, *(_means(_of(records, sets)) for sets in means.values())],
-            [*(record["intervals"] for record in records), *(known.get(v, {}) for v in means)],
+            [*records, *(_means(_of(records, sets)) for sets in shown.values())],
+            [*(record["intervals"] for record in records), *(known.get(v, {}) for v in shown)],
             attacks_id(records),
         ),
     ]

@@ -21,21 +21,30 @@ def suite_called(name: str) -> Suite | None:
     return found if isinstance(found, Suite) else None
 
 
+def near_sets(suite: Suite | None, sets: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some OOD sets that stand in no mean, being near.
+
+    Where all are near they are taken as others are, and none is returned.
+    """
+    near = () if suite is None else tuple(name for name in sets if name in suite.near)
+    return near if len(near) < len(sets) else ()
+
+
 def views(suite: Suite | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return what means are shown over, by the name of the view, `ALL` first.
 
-    Sets that are near stand in no mean, each in a view of its own; where all are near they are
-    taken as others are. `GENUINE` is there where some sets are stand-ins and some are not; the
-    groups of a suite where there are sets in more than one of them, and several in the group.
+    `GENUINE` is there where some sets are stand-ins and some are not; the groups of a suite where
+    there are sets in more than one of them, and several in the group.
 
     Args:
         suite: The suite; None knows of neither.
         sets: Names of OOD sets, in order.
     """
-    if suite is None:
-        return {ALL: tuple(sets)}
-    counted = tuple(name for name in sets if name not in suite.near) or tuple(sets)
+    near = near_sets(suite, sets)
+    counted = tuple(name for name in sets if name not in near)
     found = {ALL: counted}
+    if suite is None:
+        return found
     genuine = tuple(name for name in counted if name not in suite.stand_ins.values())
     if genuine and genuine != counted:
         found[GENUINE] = genuine
@@ -45,4 +54,4 @@ def views(suite: Suite | None, sets: Sequence[str]) -> dict[str, tuple[str, ...]
     }
     if sum(bool(members) for members in groups.values()) > 1:
         found |= {group: members for group, members in groups.items() if len(members) > 1}
-    return found | {f"near: {name}": (name,) for name in sets if name not in counted}
+    return found

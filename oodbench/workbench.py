@@ -18,7 +18,7 @@ from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import shipped_results, writable_folder
 from oodbench.identity import PROTOCOL, digest, parameters
-from oodbench.images import Images, ImageSet, Subset, Suite
+from oodbench.images import Images, ImageSet, Subset, Suite, named_set
 from oodbench.imported import UserSet, is_imported, user_suite
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
@@ -134,7 +134,7 @@ class Workbench:
             return own.image_set(name)
         except RequestError:
             if name in entries("datasets"):
-                return Suite.image_set(own, name)
+                return named_set(name)
             if is_imported(root, name):
                 return UserSet(name, root)
             raise

@@ -64,7 +64,7 @@ def write_registered(root: Path) -> None:
     for entry in entries("datasets"):
         found = load("datasets", entry)()
         if isinstance(found, Suite):
-            if found.template:
+            if not found.id_set:
                 continue
             found = found.image_set(found.id_set)
         if isinstance(found, ImportedSet) and not (root / found.name).exists():

@@ -65,7 +65,7 @@ def test_the_list_has_all_that_is_there_and_how_to_get_the_rest(filled: Path, da
     assert "from pictures, 1 unreadable" in there
     assert "note: my own" in there
     assert "oodbench data download cifar10" in absent
-    assert "oodbench data import imagenet32 --from FILE" in absent
+    assert "oodbench data import imagenet32 --from ARCHIVE_OR_FOLDER" in absent
     assert "withdrawn: its authors withdrew it" in absent
     assert "isun" not in absent
 

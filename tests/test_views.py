@@ -10,7 +10,7 @@ from imported_data import write_set
 from oodbench.datasets.cifar10 import Cifar10
 from oodbench.datasets.mini import Mini
 from oodbench.images import Suite
-from oodbench.views import ALL, GENUINE, suite_called, views
+from oodbench.views import ALL, GENUINE, near_sets, suite_called, views
 
 SETS = ("svhn", "textures", "miniplaces", "lsun_c_standin", "isun", "cifar100")
 
@@ -28,8 +28,9 @@ def test_near_sets_stand_in_no_mean_and_stand_ins_in_one_of_two() -> None:
         GENUINE: ("svhn", "textures", "isun"),
         "others": ("svhn", "textures"),
         "scenes": ("miniplaces", "lsun_c_standin"),
-        "near: cifar100": ("cifar100",),
     }
+    assert near_sets(Cifar10(), SETS) == ("cifar100",)
+    assert near_sets(Cifar10(), ["cifar100"]) == near_sets(None, SETS) == ()
 
 
 def test_sets_of_one_kind_alone_are_no_group_and_are_not_called_stand_ins() -> None:

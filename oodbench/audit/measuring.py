@@ -18,7 +18,7 @@ from oodbench.identity import parameters
 from oodbench.images import Subset
 from oodbench.judging import worst_case
 from oodbench.perturbation import Perturbation
-from oodbench.plugins import PluginSpec, field_types, origin, passed_on, with_role
+from oodbench.plugins import PluginSpec, field_types, passed_on, version_of, with_role
 from oodbench.records import Arrays
 from oodbench.searched import FORWARD_COST, Ledger, gradient_checks
 from oodbench.subject import Shown, counted_draws, judged
@@ -90,8 +90,7 @@ def tried_plugins(cell: Cell) -> dict[str, Any]:
     if last.instance.fallback:
         names.append(last.instance.fallback)
     specs = [last, *(PluginSpec("attacks", name) for name in names)]
-    origins = {spec.name: origin(type(spec.instance)) for spec in specs}
-    return {name: next(iter(each.values())) for name, each in sorted(origins.items())}
+    return {spec.name: version_of(type(spec.instance)) for spec in specs}
 
 
 class Sample:

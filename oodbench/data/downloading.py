@@ -71,11 +71,11 @@ def refuse_if_unavailable(known: ImportedSet) -> None:
     card = known.card
     if card.withdrawn:
         raise RequestError(f"{known.name} can be had no more: {card.withdrawn}")
-    if not card.archives or not all(archive.url for archive in card.archives):
+    if not card.downloadable:
         files = ", ".join(archive.file for archive in card.archives) or "its images"
         raise RequestError(
             f"{known.name} cannot be downloaded by itself; get {files} from {card.source} and use:"
-            f" oodbench data import {known.name} --from FILE"
+            f" oodbench data import {known.name} --from ARCHIVE_OR_FOLDER"
         )
 
 
@@ -95,7 +95,7 @@ def _fetched(known: ImportedSet, archive: Archive, folder: Path, progress: Progr
     target = folder / Path(archive.file).name
     by_hand = (
         f"download it by hand from {archive.url} and use: oodbench data import {known.name} "
-        "--from FILE"
+        "--from ARCHIVE_OR_FOLDER"
     )
     path = target.with_name(f"{target.name}.lock")
     lock = FileLock(path, timeout=0)

@@ -22,7 +22,7 @@ def known_set(name: str) -> ImportedSet | None:
     """Return the imported set that a plugin is, or whose in-distribution set it is, or None."""
     plugin = load("datasets", name)()
     if isinstance(plugin, Suite):
-        if plugin.template or plugin.id_set != name:
+        if plugin.id_set != name:
             return None
         plugin = plugin.image_set(name)
     return plugin if isinstance(plugin, ImportedSet) else None

@@ -5,12 +5,11 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from oodbench.data.downloading import refuse_if_unavailable
 from oodbench.data.importing import Outcome, counted, origin
 from oodbench.data.known import known_sets
-from oodbench.errors import DamagedFileError, RequestError
+from oodbench.errors import DamagedFileError
 from oodbench.images import Card
-from oodbench.imported import ImportedSet, Manifest, imported_names, read_manifest
+from oodbench.imported import ImportedSet, Manifest, how_to_get, imported_names, read_manifest
 
 _WIDTH = 80
 
@@ -47,7 +46,7 @@ def _row(root: Path, name: str, known: ImportedSet | None, there: bool) -> dict[
         if card.withdrawn:
             row |= {"state": "withdrawn", "note": card.withdrawn}
         elif known is not None:
-            row["get"] = _way(known)
+            row["get"] = how_to_get([known])
         return row
     folder = root / name
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -79,14 +78,6 @@ def _state(known: ImportedSet | None, manifest: Manifest) -> str:
     if manifest.official:
         return "official"
     return "complete" if known.card.images else "stand-in"
-
-
-def _way(known: ImportedSet) -> str:
-    try:
-        refuse_if_unavailable(known)
-    except RequestError:
-        return f"oodbench data import {known.name} --from FILE_OR_FOLDER"
-    return f"oodbench data download {known.name}"
 
 
 def plain(found: Sequence[dict[str, Any]], root: Path) -> str:

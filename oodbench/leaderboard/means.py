@@ -13,7 +13,7 @@ from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, par
 from oodbench.marks import audit_of, marks
 from oodbench.records import Place
 from oodbench.tables import told_of_fallback
-from oodbench.views import suite_called, views
+from oodbench.views import near_sets, suite_called, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,8 @@ def summary(
 
     Returns:
         One row for each table, detector, view and perturbation that there is. ``table``, ``row``
-        and ``column`` name them, ``view`` the sets that the mean is over (`oodbench.views`);
+        and ``column`` name them, ``view`` the sets that the mean is over (`oodbench.views`), of
+        which each near one, ``near``, is one by itself;
         ``suite`` to ``kind`` are fields of the records, with versions of plugins and parameters
         of the perturbation; each of `METRICS` and ``accuracy`` is a mean in [0, 1], with ``_std``
         after its name the sample standard deviation over seeds, NaN for one; ``sets`` and
@@ -77,7 +78,9 @@ def _cells(
     headers = dict(zip(columns, column_names(columns), strict=True))
     seeds = tuple(sorted({record["seed"] for record in table.records}))
     setting, sets = table.setting, table.sets
-    shown = views(suite_called(setting.suite), list(sets))
+    suite = suite_called(setting.suite)
+    near = near_sets(suite, list(sets))
+    shown = views(suite, list(sets)) | {f"near: {name}": (name,) for name in near}
     for row, (view, of_sets) in itertools.product(rows, shown.items()):
         accuracy, trainings = _accuracy(arranged[row].values())
         for rank, column in enumerate(columns):
@@ -88,6 +91,7 @@ def _cells(
             yield {
                 "table": title,
                 "view": view,
+                "near": of_sets[0] in near,
                 "row": names[row],
                 "column": headers[column],
                 "suite": setting.suite,

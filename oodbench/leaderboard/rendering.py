@@ -45,7 +45,7 @@ def _section(cells: Sequence[Cell]) -> str:
         heading = [] if view == ALL else [f"#### {_escaped(view)}"]
         parts += [*heading, f"{_escaped(caption)}.", _grid(mine, list(columns), marks)]
     # A view of fewer sets has nothing to say that these have not.
-    whole = [cell for cell in cells if cell["view"] == ALL or cell["view"].startswith("near")]
+    whole = [cell for cell in cells if cell["view"] == ALL or cell["near"]]
     notes = [f"- {_escaped(note)}" for note in _footnotes(whole or cells, columns, marks)]
     return "\n\n".join([*parts, "\n".join(notes)])
 
