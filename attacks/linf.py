@@ -234,18 +234,22 @@ class _Search:
             rows = own[self.origins[run]].nonzero()[:, 0]
             if len(rows) == 0:
                 continue
-            objective = self._objectives[name]
-            if len(rows) < self.levels.shape[1]:
-                objective = objective.rows(rows)
+            objective, ball, start = self._objectives[name], self._ball, self.levels[run]
+            if len(rows) < len(start):
+                objective, ball, start = objective.rows(rows), ball.rows(rows), start[rows]
             found, values = momentum_descent(
                 objective,
-                self._ball.rows(rows),
-                self.levels[run, rows],
+                ball,
+                start,
                 Steps(turn.steps, turn.first * scale, max(turn.last * scale, _FINEST)),
             )
+            before = self.scores[run, rows]
+            lower = values < before
             if name != "score":
                 values = self._score.rows(rows).value(found / LEVELS)
-            better = (values < self.scores[run, rows]).nonzero()[:, 0]
+                # On a plateau of the score another objective still leads on.
+                lower = values <= before
+            better = lower.nonzero()[:, 0]
             self.levels[run, rows[better]] = found[better]
             self.scores[run, rows[better]] = values[better]
 

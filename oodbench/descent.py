@@ -165,10 +165,12 @@ def momentum_descent(
         points = levels.round()
         values, gradients = objective.gradient(points / LEVELS)
         best.offer_rows(rows, points, values)
-        # What is not finite would stay in the velocity, and stop the image for good.
-        gradients = gradients.nan_to_num(0.0, 0.0, 0.0)
-        scale = torch.linalg.vector_norm(gradients, 1, (1, 2, 3), keepdim=True).clamp(min=_TINY)
-        velocity.mul_(_KEPT).addcdiv_(gradients, scale)
+        norms = torch.linalg.vector_norm(gradients, 1, (1, 2, 3), keepdim=True)
+        if not bool(norms.isfinite().all()):
+            # What is not finite would stay in the velocity, and stop the image for good.
+            gradients = gradients.nan_to_num(0.0, 0.0, 0.0)
+            norms = torch.linalg.vector_norm(gradients, 1, (1, 2, 3), keepdim=True)
+        velocity.mul_(_KEPT).addcdiv_(gradients, norms.clamp(min=_TINY))
         size = steps.size(step)
         before = levels
         levels = ball.project(torch.sub(levels, velocity.sign(), alpha=size))

@@ -228,7 +228,11 @@ def _search(
     centres = verdict.images
     looked: Soundness | None = None
     if perturbation.preset == "standard" and perturbation.gradient_steps:
-        looked = sound_gradients(subject, Shown.of(centres), verdict.values, ledger)
+        shown = Shown.of(centres)
+        looked = sound_gradients(subject, shown, verdict.values, ledger)
+        if looked.subject.draws > subject.draws:
+            subject = looked.subject
+            verdict.values = judged(subject.selection(perturbation), subject.model, shown)
     objectives: dict[str, Searched] = {}
     if not perturbation.shared:
         objectives = searched_objectives(
@@ -246,9 +250,10 @@ def _search(
     if looked is None:
         return verdict
     if "score" in objectives:
-        stopped = objectives["score"].faults & looked.sound
-        ledger.checks["nonfinite"] += int(stopped.sum())
-        looked = replace(looked, sound=looked.sound & ~stopped)
+        for fault, images in objectives["score"].faults.items():
+            stopped = images & looked.sound
+            ledger.checks[fault] += int(stopped.sum())
+            looked = replace(looked, sound=looked.sound & ~stopped)
     if not bool(looked.sound.all()):
         _fall_back(subject, perturbation, verdict, centres, looked, objectives, ids, seed, ledger)
     return verdict
@@ -282,7 +287,7 @@ def _fall_back(
     names = [ids[i] for i in rows.tolist()]
     part = {name: objective.rows(rows) for name, objective in objectives.items()}
     for search, functions in (
-        (perturbation, stand_ins(subject, centres, ledger, looked.random)),
+        (perturbation, stand_ins(subject, centres, ledger)),
         (fallback, part),
     ):
         for candidate in search.search(functions, centres.clone(), names, seed):

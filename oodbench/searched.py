@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,8 +38,8 @@ _CLEAR_RISE = 3.0
 _MORE_DRAWS = 4
 # Share of pixels without a gradient above which it is cut: of honest detectors at most a seventh.
 _MOST_ZEROS = 0.5
-# Draws over which a random score that declares none is averaged.
-_DRAWS = 8
+UNDECLARED_DRAWS = 8
+"""Draws over which a score that is random and does not say so is averaged."""
 
 
 @dataclass
@@ -52,9 +52,10 @@ class Ledger:
             were zero everywhere (``zero``) or not finite (``nonfinite``), and the number of
             entries (``entries``) and zero entries (``zero_entries``).
         checks: Of how many images (``images``) the score's gradient was looked at before a
-            search; how many had none, or one of zero in most pixels (``zero``), one that is not
-            finite, then or on the way (``nonfinite``), or one that finite differences contradict
-            (``wrong``); and how many had another score the second time (``random``).
+            search; how many had none, one of zero in most pixels, or on the way in all
+            (``zero``), one that is not finite, then or on the way (``nonfinite``), or one that
+            finite differences contradict (``wrong``); and how many had another score the second
+            time (``random``).
         fallback: On how many images (``images``) the fallback searched.
         tick: Called with the work done, in gradients of one image.
     """
@@ -120,8 +121,11 @@ class Searched:
         self._objective = objective
         self._subject = subject
         self._ledger = ledger
-        # Shared with the parts of `rows`: on which of all images a gradient was not finite.
-        self._faults = torch.zeros(len(centres), dtype=torch.bool, device=centres.device)
+        # Shared with the parts of `rows`.
+        self._faults = {
+            fault: torch.zeros(len(centres), dtype=torch.bool, device=centres.device)
+            for fault in ("nonfinite", "zero")
+        }
         self._places = torch.arange(len(centres), device=centres.device)
         self._anchors: Tensor | None = None
         if isinstance(objective, Anchored):
@@ -140,8 +144,8 @@ class Searched:
         return part
 
     @property
-    def faults(self) -> Tensor:
-        """On which of all images some gradient was not finite, bool [N]."""
+    def faults(self) -> Mapping[str, Tensor]:
+        """On which of all images some gradient was not finite, or zero everywhere, bool [N]."""
         return self._faults
 
     def value(self, images: Tensor) -> Tensor:
@@ -165,10 +169,19 @@ class Searched:
             gradients = input_gradient(values, inputs)[:rows]
         self._ledger.record(self._name, gradients, self._first)
         self._first = False
-        # A sum is not finite where an entry is not.
-        broken = ~gradients.flatten(1).sum(1).isfinite()
-        self._faults[self._places] = self._faults[self._places] | broken
+        self._look_at(gradients)
         return values.detach()[:rows].float(), gradients
+
+    def _look_at(self, gradients: Tensor) -> None:
+        # A sum is not finite where an entry is not, and zero where all are.
+        sums = gradients.flatten(1).sum(1)
+        suspects = (sums == 0) | ~sums.isfinite()
+        if not bool(suspects.any()):
+            return
+        part = gradients[suspects].flatten(1)
+        places = self._places[suspects]
+        self._faults["nonfinite"][places] |= ~part.isfinite().all(1)
+        self._faults["zero"][places] |= (part == 0).all(1)
 
     def _evaluated(self, images: Tensor) -> Tensor:
         subject = self._subject
@@ -186,11 +199,11 @@ def differentiable_score(subject: Subject) -> Objective:
     Of a random score it is the mean over draws (EOT; Athalye et al., ICML 2018, section 4.2);
     where there is a smooth stand-in, its gradient is that one's (BPDA; section 4.1).
     """
-    score = averaged(subject.detector.score, subject.detector.draws)
+    score = averaged(subject.detector.score, subject.draws)
     smooth = subject.detector.smooth_score()
     if smooth is None:
         return score
-    stand_in = averaged(smooth, subject.detector.draws)
+    stand_in = averaged(smooth, subject.draws)
 
     def passed_through(model: Model, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -239,18 +252,17 @@ class Soundness:
 
     Attributes:
         sound: Which images have one that a search can go by, bool [N].
-        differentiable: Whether any may have one at all.
-        random: Whether some image had another score the second time, undeclared.
+        subject: The detector as it is to be attacked: its score averaged over draws if some image
+            had another one the second time.
+        differentiable: Whether any image may have a gradient at all.
     """
 
     sound: Tensor
+    subject: Subject
     differentiable: bool = True
-    random: bool = False
 
 
-def stand_ins(
-    subject: Subject, centres: Tensor, ledger: Ledger, random: bool
-) -> dict[str, Searched]:
+def stand_ins(subject: Subject, centres: Tensor, ledger: Ledger) -> dict[str, Searched]:
     """Return what to lower where the score's own gradient leads nowhere.
 
     Whatever a score does to hide its gradient, the network under it has one. These are usual
@@ -260,7 +272,6 @@ def stand_ins(
         subject: The detector.
         centres: The images to be attacked, uint8 [N, 3, H, W].
         ledger: Takes note of the gradients.
-        random: Whether the score is random without saying so; then its mean over draws is one too.
     """
     classes = subject.model.classes
     usual: dict[str, Objective] = {
@@ -269,8 +280,6 @@ def stand_ins(
     }
     if subject.model.logits(Shown.of(centres[:1]).inputs).shape[1] > classes:
         usual["reject"] = lambda model, x: reject_class(model.logits(x), classes)
-    if random:
-        usual["mean_score"] = averaged(subject.detector.score, _DRAWS)
     score = differentiable_score(subject)
     found = {"score": Searched("score", score, subject, ledger, centres, differentiable=False)}
     for name, objective in usual.items():
@@ -281,11 +290,11 @@ def stand_ins(
 def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledger) -> Soundness:
     """Look at the gradient of a score before a search goes by it.
 
-    It is sound if it is finite, not zero in most pixels, if the score is the same the second time
-    where it is not declared random, and if the score rises along the gradient's sign as it
-    promises: by a tenth close by and by a fiftieth a grey level away. Of a smooth stand-in (BPDA)
-    or a random score it is asked that the score, in the mean over draws, rises along it somewhere,
-    and by more than along random signs.
+    It is sound if it is finite, not zero in most pixels, and if the score rises along the
+    gradient's sign as it promises: by a tenth close by and by a fiftieth a grey level away. Of a
+    smooth stand-in (BPDA) or a random score it is asked that the score, in the mean over draws,
+    rises along it somewhere, and by more than along random signs. A score that is another the
+    second time is random, whether it says so or not.
 
     Args:
         subject: The detector.
@@ -297,38 +306,36 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
         What was found.
     """
     rows = shown.rows
-    sound = torch.zeros(rows, dtype=torch.bool, device=shown.inputs.device)
     checks = ledger.checks
-    checks["images"] += rows
     smooth = subject.detector.smooth_score() is not None
-    if not (subject.detector.has_gradient or smooth):
-        checks["zero"] += rows
-        return Soundness(sound, differentiable=False)
-    objective = differentiable_score(subject)
+    has_gradient = subject.detector.has_gradient or smooth
     inputs = shown.inputs.detach().requires_grad_()
-    with torch.enable_grad():
-        again = objective(subject.model, inputs)
-        if not again.requires_grad:
-            checks["zero"] += rows
-            return Soundness(sound, differentiable=False)
-        gradient = input_gradient(again, inputs)
-    ledger.scored(2 * rows)
-    again = again.detach().float()
+    objective = differentiable_score(subject)
+    with torch.set_grad_enabled(has_gradient):
+        values_again = objective(subject.model, inputs)
+    ledger.scored(rows)
+    again = values_again.detach().float()
     changed = differs(again[:rows], values)
+    if subject.draws == 1 and bool(changed.any()):
+        checks["random"] += int(changed.sum())
+        return sound_gradients(replace(subject, draws=UNDECLARED_DRAWS), shown, values, ledger)
+    checks["images"] += rows
+    if not (has_gradient and values_again.requires_grad):
+        checks["zero"] += rows
+        none = torch.zeros(rows, dtype=torch.bool, device=shown.inputs.device)
+        return Soundness(none, subject, differentiable=False)
+    gradient = input_gradient(values_again, inputs)
+    ledger.scored(rows)
     flat = gradient[:rows].flatten(1)
     finite = flat.isfinite().all(1)
     zero = (flat == 0).float().mean(1) > _MOST_ZEROS
     sound = finite & ~zero
-    random = subject.detector.draws == 1 and bool(changed.any())
-    if random:
-        checks["random"] += int(changed.sum())
-        sound &= ~changed
     checks["nonfinite"] += int((~finite).sum())
     checks["zero"] += int(zero.sum())
     with torch.no_grad():
-        if smooth or subject.detector.draws > 1:
+        if smooth or subject.draws > 1:
             # More draws, lest chance hide what a right gradient does.
-            mean = averaged(objective, 1 if subject.detector.draws == 1 else _MORE_DRAWS)
+            mean = averaged(objective, 1 if subject.draws == 1 else _MORE_DRAWS)
             rises = _rises(mean, subject.model, shown.inputs, gradient)
         else:
             rises = _rises_as_promised(
@@ -336,7 +343,7 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
             )
     wrong = sound & ~rises[:rows]
     checks["wrong"] += int(wrong.sum())
-    return Soundness(sound & ~wrong, random=random)
+    return Soundness(sound & ~wrong, subject)
 
 
 def _moved(images: Tensor, way: Tensor, size: float) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,18 @@ class Subject:
         search_model: A faster, nearly equal model for searching.
         raised: Whether the attacker raises the score, as on in-distribution images that are to
             be rejected, and not lowers it.
+        draws: Draws over which its score is averaged; above the detector's own where it was found
+            to be random without saying so.
     """
 
     detector: Detector
     model: Model
     search_model: Model
     raised: bool = False
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", max(self.draws, self.detector.draws))
 
     @property
     def sign(self) -> int:
@@ -53,7 +59,7 @@ class Subject:
             )
             if choice is not None:
                 return choice
-        return averaged(self.detector.score, self.detector.draws)
+        return averaged(self.detector.score, self.draws)
 
 
 def padded(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -67,9 +68,18 @@ def call() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def among_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a parallel run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shared_store(among_workers: Path) -> Path:
     """A store of weights that tests share; they only add to it."""
-    return tmp_path_factory.mktemp("store")
+    store = among_workers / "shared-store"
+    store.mkdir(exist_ok=True)
+    return store
 
 
 @pytest.fixture
@@ -84,16 +94,19 @@ def run(tmp_path: Path, tiny: str, shared_store: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def everything(
-    tmp_path_factory: pytest.TempPathFactory, tiny: str, shared_store: Path
-) -> tuple[Path, Result]:
+def everything(among_workers: Path, tiny: str, shared_store: Path) -> tuple[Path, Result]:
     """Results of all detectors under all attacks on the tiny suite, and what was printed."""
-    results = tmp_path_factory.mktemp("everything")
+    folder = among_workers / "everything"
+    results, kept = folder / "results", folder / "printed.json"
     places = ("--results", results, "--store", shared_store, "--device", "cpu")
     selected = ("--detector", "all", "--attack", "all")
-    result = _call("run", "--suite", tiny, *selected, *places, "--json")
-    assert result.code == 0, result.err
-    return results, result
+    folder.mkdir(exist_ok=True)
+    with FileLock(among_workers / "everything.lock"):
+        if not kept.exists():
+            result = _call("run", "--suite", tiny, *selected, *places, "--json")
+            assert result.code == 0, result.err
+            kept.write_text(json.dumps(asdict(result)))
+    return results, Result(**json.loads(kept.read_text()))
 
 
 @pytest.fixture

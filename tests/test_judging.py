@@ -381,8 +381,9 @@ def test_rows_added_for_small_batches_are_never_seen(count: int) -> None:
 def test_a_fault_on_the_way_is_known_by_the_place_of_its_image() -> None:
     def function(x: Tensor) -> Tensor:
         values = x.sum((1, 2, 3))
-        # An infinite gradient wherever the first pixel is white.
-        return torch.where(x[:, 0, 0, 0] == 1, values * 1e30 * 1e30, values)
+        # An infinite gradient where the first pixel is white, none where the second one is.
+        values = torch.where(x[:, 0, 0, 0] == 1, values * 1e30 * 1e30, values)
+        return torch.where(x[:, 0, 0, 1] == 1, 0 * values, values)
 
     centres = torch.zeros((20, 3, 4, 4), dtype=torch.uint8)
     ledger = Ledger()
@@ -391,11 +392,13 @@ def test_a_fault_on_the_way_is_known_by_the_place_of_its_image() -> None:
     ]
     part = whole.rows(torch.tensor([3, 7, 11, 19])).rows(torch.tensor([1, 3]))
     images = torch.zeros(2, 3, 4, 4)
+    images[0, 0, 0, 1] = 1
     images[1, 0, 0, 0] = 1
-    part.gradient(images)
-    assert whole.faults.nonzero()[:, 0].tolist() == [19]
-    part.gradient(torch.zeros(2, 3, 4, 4))
-    assert whole.faults.nonzero()[:, 0].tolist() == [19]
+    for _ in range(2):
+        part.gradient(images)
+        assert whole.faults["zero"].nonzero()[:, 0].tolist() == [7]
+        assert whole.faults["nonfinite"].nonzero()[:, 0].tolist() == [19]
+        images.zero_()
 
 
 def test_the_ledger_counts_gradients_and_the_health_of_first_ones() -> None:
@@ -416,7 +419,8 @@ def test_the_ledger_counts_gradients_and_the_health_of_first_ones() -> None:
     ]
     for _ in range(3):
         objective.gradient(images)
-    assert objective.faults.tolist() == [place == 1 for place in range(16)]
+    assert objective.faults["zero"].nonzero()[:, 0].tolist() == [0]
+    assert objective.faults["nonfinite"].nonzero()[:, 0].tolist() == [1]
     objective.value(images)
     assert ledger.gradient_images == 48
     assert ticks == pytest.approx([16, 16, 16, 16 * FORWARD_COST])

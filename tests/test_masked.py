@@ -249,7 +249,7 @@ def test_what_hides_its_gradient_is_broken_all_the_same(kind: type[Detector]) ->
 
 @pytest.mark.slow
 def test_hidden_randomness_gains_nothing_over_randomness_that_is_declared() -> None:
-    # A random score is another function than the one without, and harder: no mask to be compared.
+    # A random score is another function than the one without; declared it is the bare one.
     declared, _ = attacked(Drawn())
     hidden, ledger = attacked(Resized())
     print(f"hidden {100 * hidden:.2f}, declared {100 * declared:.2f}, {dict(ledger.fallback)}")
