@@ -491,7 +491,7 @@ class Runs:
             yield (
                 f"- @{budget}: the greatest difference is {most[0].difference:+.2f} ({most[1]});"
                 f" ours is more than {NEAR} above the best library attack in {above} of"
-                f" {len(titles)} rows."
+                f" {len(titles)} rows. Libraries: {', '.join(standings[budget][0].areas)}."
             )
         yield from self._by_attack(standings, count)
 

@@ -151,7 +151,7 @@ def next_stage(
     Arguments are those of `worst_case`; ``before`` is left as it is.
     """
     shown = Shown.of(before.images)
-    with counted_draws(subject.detector, type(perturbation).__name__, ids):
+    with counted_draws(type(perturbation).__name__, ids):
         after = _unperturbed(subject, perturbation, before.images, shown)
         after = _search(subject, perturbation, after, ids, seed, ledger)
     after.tags = [f"{a}{THEN}{b}" for a, b in zip(before.tags, after.tags, strict=True)]
@@ -166,7 +166,7 @@ def _searched_alone(
     seed: int,
     ledger: Ledger,
 ) -> Verdict:
-    with counted_draws(subject.detector, type(perturbation).__name__, ids):
+    with counted_draws(type(perturbation).__name__, ids):
         verdict = _unperturbed(subject, perturbation, images, Shown.of(images))
         return _search(subject, perturbation, verdict, ids, seed, ledger)
 

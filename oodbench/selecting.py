@@ -166,7 +166,7 @@ def _tried(
     for rows in _batches(images, bench):
         pixels = bench.pixels(images, rows)
         shown = Shown.of(pixels)
-        with counted_draws(subject.detector, _PURPOSE, [images.ids[i] for i in rows]):
+        with counted_draws(_PURPOSE, [images.ids[i] for i in rows]):
             known.append(judged(subject.detector.score, subject.model, shown).cpu().numpy())
         with torch.no_grad():
             classes = subject.detector.predict(subject.model, shown.inputs)[: len(rows)]
@@ -174,12 +174,12 @@ def _tried(
     for rows in _batches(outliers, bench):
         pixels = bench.pixels(outliers, rows)
         ids = [outliers.ids[i] for i in rows]
-        with counted_draws(subject.detector, _PURPOSE, ids):
+        with counted_draws(_PURPOSE, ids):
             natural.append(
                 judged(subject.detector.score, subject.model, Shown.of(pixels)).cpu().numpy()
             )
         (verdict,) = worst_case([subject], [attack], pixels, ids, 0, Ledger())
-        with counted_draws(subject.detector, _PURPOSE, ids):
+        with counted_draws(_PURPOSE, ids):
             scores = judged(subject.detector.score, subject.model, Shown.of(verdict.images))
         attacked.append(scores.cpu().numpy())
     of_id = np.concatenate(known)

@@ -146,15 +146,11 @@ def _drawing(purpose: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def counted_draws(detector: Detector, purpose: str, ids: Sequence[str]) -> Iterator[None]:
+def counted_draws(purpose: str, ids: Sequence[str]) -> Iterator[None]:
     """Let a random score draw the same numbers whenever the same batch is searched.
 
     They are a function of the purpose and the batch's first id, so a search against a random score
-    depends on the batch; what it ends with is scored by `judged_by_count`. Those of a detector
-    that is not declared random are left alone.
+    depends on the batch; what it ends with is scored by `judged_by_count`.
     """
-    if detector.draws == 1:
-        yield
-        return
     with _drawing(purpose, ids[0] if ids else ""):
         yield

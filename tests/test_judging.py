@@ -328,6 +328,37 @@ def test_a_random_score_is_averaged_to_choose_and_drawn_anew_to_report() -> None
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@dataclass(frozen=True)
+class Secret(Drawn):
+    """The same, undeclared."""
+
+    draws: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Looked(Offered):
+    """Like a search along gradients, which are looked at first."""
+
+    budget: int = 1
+
+    @property
+    def gradient_steps(self) -> int:
+        return self.budget
+
+
+def test_a_score_that_is_random_in_secret_is_averaged_all_the_same() -> None:
+    ids = [f"image {i}" for i in range(200)]
+    images = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
+    ledger, stage = Ledger(), Looked(moves=(-2,))
+    (verdict,) = worst_case([subject(Secret())], [stage], images, ids, 7, ledger)
+    # A single draw of each would have a deviation of 1, and keep every sixth image clean by luck.
+    assert verdict.values.std().item() == pytest.approx(1 / math.sqrt(8), abs=0.08)
+    assert verdict.tags.count("clean") <= 1
+    assert ledger.checks["random"] > 190
+    assert ledger.checks["images"] == 200
+    assert final_scores(subject(Secret()), stage, verdict, ids).std().item() > 0.8
+
+
 def test_a_score_cut_off_from_the_image_is_told_so() -> None:
     cut = subject(Fixed(lambda x: x.detach().mean((1, 2, 3))))
     objective = searched_objectives(cut, "standard", GREY, Ledger(), True)["score"]

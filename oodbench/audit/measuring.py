@@ -136,7 +136,7 @@ class Sample:
         score = averaged(detector.score, detector.draws)
         parts = []
         for part, ids in self._batches(images):
-            with counted_draws(detector, _PURPOSE, ids):
+            with counted_draws(_PURPOSE, ids):
                 parts.append(judged(score, self._subject.model, Shown.of(part)))
         return _plain(torch.cat(parts))
 
