@@ -42,9 +42,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def main() -> None:
-    """Print the table; with --write keep it beside this file."""
+    """Print a table for each network; with --write keep them beside this file."""
     parser = argparse.ArgumentParser(description="speed of linf beside bare gradients")
-    parser.add_argument("--network", default="conv3")
+    parser.add_argument("--networks", nargs="+", default=["conv6", "conv3"])
     parser.add_argument("--detector", default="msp", help="one that needs no fit")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--budget", type=int, default=100, help="gradient steps an image")
@@ -53,15 +53,26 @@ def main() -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument("--write", action="store_true", help="write the table to linf_speed.md")
     arguments = parser.parse_args()
+    lines = ["# Speed of `linf`"]
+    for network in arguments.networks:
+        lines += ["", *table(network, arguments)]
+    print("\n".join(lines))
+    if arguments.write:
+        path = Path(__file__).with_suffix(".md")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def table(network: str, arguments: argparse.Namespace) -> list[str]:
+    """Measure one network and return the lines of its table."""
     device = torch.device(choose_device(arguments.device))
     dtype = getattr(torch, arguments.precision)
 
-    plain = initialised(load("networks", arguments.network), CLASSES, 0).to(device)
+    plain = initialised(load("networks", network), CLASSES, 0).to(device)
     plain.train()
     with torch.no_grad():  # running statistics other than their defaults
         plain(torch.rand(256, 3, 32, 32, device=device))
     plain.eval().requires_grad_(False)
-    judge = Backbone(initialised(load("networks", arguments.network), CLASSES, 0).to(device), 8)
+    judge = Backbone(initialised(load("networks", network), CLASSES, 0).to(device), 8)
     judge.network.load_state_dict(plain.state_dict())
     search = judge.for_search(dtype)
     detector = PluginSpec("detectors", arguments.detector).instance
@@ -104,8 +115,7 @@ def main() -> None:
     steps = arguments.batch * arguments.budget
     own = times["`linf`, judged"]
     lines = [
-        f"# Speed of `linf`: {arguments.network}, batch {arguments.batch}, budget"
-        f" {arguments.budget}, {arguments.precision}",
+        f"## {network}, batch {arguments.batch}, budget {arguments.budget}, {arguments.precision}",
         "",
         "| | image-steps a second | seconds | `linf` takes … times as long |",
         "| --- | --- | --- | --- |",
@@ -120,10 +130,7 @@ def main() -> None:
         f"Medians of {arguments.repeats} interleaved repeats; torch {torch.__version__}, {device},"
         f" {torch.get_num_threads()} threads.",
     ]
-    print("\n".join(lines))
-    if arguments.write:
-        path = Path(__file__).with_suffix(".md")
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lines
 
 
 if __name__ == "__main__":
