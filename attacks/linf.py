@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from oodbench.randomness import uniform
 from oodbench.threat import LEVELS, to_grid
 
 PAPER_STEPS = 40
+# Queries of the fallback for each gradient step of the budget: 5,000, AutoAttack's, for a hundred.
+_QUERIES_A_STEP = 50
+_MOST_QUERIES = 5000
 
 # Kinds of start, each with the number of rows and columns of its cells of ±ε; None is uniform
 # noise in every pixel.
@@ -97,6 +100,12 @@ class LInf(Perturbation):
         if self.budget is None:
             raise ValueError("linf has no budget for this suite; set --budget")
         yield from _Search(objectives, centres, ids, seed, self.eps).candidates(self.budget)
+
+    def fallback_parameters(self) -> Mapping[str, Any]:
+        """Return the queries of the fallback, in proportion to a budget below 100 steps."""
+        if not self.gradient_steps:
+            return {}
+        return {"queries": min(_QUERIES_A_STEP * self.gradient_steps, _MOST_QUERIES)}
 
     @property
     def gradient_steps(self) -> int:

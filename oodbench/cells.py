@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodbench.identity import PROTOCOL, digest, parameters, question
+from oodbench.identity import PROTOCOL, digest, question
 from oodbench.perturbation import Perturbation
-from oodbench.plugins import PluginSpec, passed_on
+from oodbench.plugins import PluginSpec
 from oodbench.threat import format_eps
 from oodbench.workbench import Taught, Workbench
 
@@ -137,12 +137,10 @@ class Identities:
 
 def _stage_identity(stage: PluginSpec) -> dict[str, Any]:
     """Return the identity of a stage, with what it falls back to where it does."""
-    fallback = stage.instance.fallback
-    if not fallback or stage.instance.preset == "paper":
+    fallback = fallback_spec(stage.instance)
+    if fallback is None or stage.instance.preset == "paper":
         return stage.identity()
-    return stage.identity() | {
-        "fallback": passed_on(fallback, parameters(stage.instance)).identity()
-    }
+    return stage.identity() | {"fallback": fallback.identity()}
 
 
 def described_cell(cell: Cell, identities: Identities) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -81,6 +81,10 @@ class Perturbation(ABC):
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}")
+
+    def fallback_parameters(self) -> Mapping[str, Any]:
+        """Return parameters of the fallback besides those of the same name as its own."""
+        return {}
 
     @abstractmethod
     def search(

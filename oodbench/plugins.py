@@ -112,11 +112,20 @@ def passed_on(name: str, values: Mapping[str, Any]) -> PluginSpec:
     return spec.replaced(**{key: value for key, value in values.items() if key in fields})
 
 
-def fallback_of(perturbation: Perturbation) -> Perturbation | None:
+def fallback_spec(perturbation: Perturbation) -> PluginSpec | None:
     """Return what a perturbation falls back to, with the same radius and preset."""
     if not perturbation.fallback:
         return None
-    found = passed_on(perturbation.fallback, parameters(perturbation)).instance
+    values = {**parameters(perturbation), **perturbation.fallback_parameters()}
+    return passed_on(perturbation.fallback, values)
+
+
+def fallback_of(perturbation: Perturbation) -> Perturbation | None:
+    """Return the perturbation of `fallback_spec`."""
+    spec = fallback_spec(perturbation)
+    if spec is None:
+        return None
+    found = spec.instance
     assert isinstance(found, Perturbation)
     return found
 

@@ -12,16 +12,28 @@ LEVELS = 255
 
 
 def parse_eps(text: str) -> int:
-    """Read a radius in [0, 1] such as ``8/255`` or ``0.03`` as whole grey levels.
+    """Read a radius in [0, 1] such as ``8/255`` or ``0.03`` as the whole grey levels within it.
 
     Args:
         text: A fraction or a decimal number, in units of the pixel range.
 
     Returns:
-        k = ⌊255·ε + 10⁻⁶⌋ in 1..255.
+        k = ⌊255·ε + 10⁻⁶⌋ in 1..255: images of whole levels lie no farther.
 
     Raises:
         RequestError: If the text is no number or the radius is outside [1/255, 1].
+    """
+    k = int(exact_levels(text) + Fraction(1, 1_000_000))
+    if k < 1:
+        raise RequestError(f"--eps {text}: less than one grey level; 1/255 is the smallest radius")
+    return k
+
+
+def exact_levels(text: str) -> Fraction:
+    """Read a radius in [0, 1] as grey levels, 0 to 255, not rounded.
+
+    Raises:
+        RequestError: If the text is no number or the radius is outside [0, 1].
     """
     match = re.fullmatch(
         r"\s*([+-]?\d*\.?\d+(?:e[+-]?\d{1,3})?)\s*(?:/\s*(\d*\.?\d+))?\s*", text, re.I
@@ -41,10 +53,7 @@ def parse_eps(text: str) -> int:
             else "give one such as 8/255"
         )
         raise RequestError(f"--eps {text}: the pixel range is [0, 1], so 1 is the largest; {hint}")
-    k = int(LEVELS * eps + Fraction(1, 1_000_000))
-    if k < 1:
-        raise RequestError(f"--eps {text}: less than one grey level; 1/255 is the smallest radius")
-    return k
+    return LEVELS * eps
 
 
 def format_eps(k: int) -> str:

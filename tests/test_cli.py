@@ -337,3 +337,17 @@ def test_an_eps_that_nothing_uses_is_noted_on_standard_error(
     assert result.code == 0
     assert "--eps 4/255 means nothing to the attacks chosen" in result.err
     assert "means nothing" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("eps", "note"),
+    [("9/256", "--eps 9/256 is 8.96 grey levels; images have whole ones, so 8/255 is used")]
+    + [(same, "") for same in ("8/255", "0.0314")],
+)
+def test_an_eps_between_two_grey_levels_is_noted(
+    eps: str, note: str, run: Callable[..., Any]
+) -> None:
+    result = run("--detector", "msp", "--attack", "linf", "--limit", 2, "--eps", eps)
+    assert result.code == 0
+    assert note in result.err
+    assert ("grey levels" in result.err) == bool(note)

@@ -279,3 +279,14 @@ def test_a_search_without_a_budget_is_refused() -> None:
     images, ids = pictures(2)
     with pytest.raises(ValueError, match="budget"):
         attacked(subject(MSP()), LInf(), images, ids)
+
+
+@pytest.mark.parametrize(("budget", "queries"), [(6, 300), (99, 4950), (100, 5000), (500, 5000)])
+def test_the_fallback_takes_queries_in_proportion_to_a_small_budget(
+    budget: int, queries: int
+) -> None:
+    from oodbench.plugins import fallback_of
+
+    fallback = fallback_of(LInf(eps=3, budget=budget))
+    assert fallback is not None
+    assert (fallback.eps, fallback.queries) == (3, queries)  # type: ignore[attr-defined]

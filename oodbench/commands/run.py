@@ -76,7 +76,7 @@ def command(
 
     What is stored already under the same identity is reused, the rest is computed and stored.
     """
-    from oodbench.threat import parse_eps
+    from oodbench.threat import exact_levels, format_eps, parse_eps
 
     radius = None if eps is None else parse_eps(eps)
     from oodbench.api import Places, mean_intervals, run
@@ -100,6 +100,12 @@ def command(
         settings=settings,
     )
     with reported() as progress:
+        # 8/255 written as 0.0314 is off by less.
+        if eps is not None and radius is not None and (exact := exact_levels(eps)) - radius > 0.1:
+            progress.note(
+                f"--eps {eps} is {float(exact):.2f} grey levels; images have whole ones, so "
+                f"{format_eps(radius)} is used"
+            )
         plan, outcome = run(request, Places(results=results, **places), progress)
         if radius is not None and all(record["eps"] is None for record in outcome.records):
             progress.note(f"--eps {eps} means nothing to the attacks chosen")
