@@ -6,7 +6,7 @@ from typing import Any
 
 from oodbench.identity import PROTOCOL, digest, question
 from oodbench.perturbation import Perturbation
-from oodbench.plugins import PluginSpec
+from oodbench.plugins import PluginSpec, fallback_spec
 from oodbench.threat import format_eps
 from oodbench.workbench import Taught, Workbench
 
