@@ -253,12 +253,13 @@ class _Search:
                 Steps(turn.steps, turn.first * scale, max(turn.last * scale, _FINEST)),
             )
             before = self.scores[run, rows]
-            lower = values < before
-            if name != "score":
+            if name == "score":
+                better = values < before
+            else:
                 values = self._score.rows(rows).value(found / LEVELS)
                 # On a plateau of the score another objective still leads on.
-                lower = values <= before
-            better = lower.nonzero()[:, 0]
+                better = values <= before
+            better = better.nonzero()[:, 0]
             self.levels[run, rows[better]] = found[better]
             self.scores[run, rows[better]] = values[better]
 

@@ -38,8 +38,8 @@ _CLEAR_RISE = 3.0
 _MORE_DRAWS = 4
 # Share of pixels without a gradient above which it is cut: of honest detectors at most a seventh.
 _MOST_ZEROS = 0.5
-UNDECLARED_DRAWS = 8
-"""Draws over which a score that is random and does not say so is averaged."""
+# Draws over which a score that is random and does not say so is averaged.
+_UNDECLARED_DRAWS = 8
 
 
 @dataclass
@@ -318,7 +318,7 @@ def sound_gradients(subject: Subject, shown: Shown, values: Tensor, ledger: Ledg
     changed = differs(again[:rows], values)
     if subject.draws == 1 and bool(changed.any()):
         checks["random"] += int(changed.sum())
-        return sound_gradients(replace(subject, draws=UNDECLARED_DRAWS), shown, values, ledger)
+        return sound_gradients(replace(subject, draws=_UNDECLARED_DRAWS), shown, values, ledger)
     checks["images"] += rows
     if not (has_gradient and values_again.requires_grad):
         checks["zero"] += rows
