@@ -38,7 +38,8 @@ class Request:
         side: Which images are attacked: ``ood``, ``id``, or ``both``, which plans the cells of
             all three.
         seeds: Training seeds.
-        eps: Radius in grey levels of the perturbations that have one.
+        eps: Radius in grey levels of the perturbations that have one, or several of them, each
+            of which makes cells of its own.
         preset: ``standard`` or ``paper``.
         budget: Gradient steps an image; None takes the suite's.
         schedule: Name of the schedule; None takes the suite's.
@@ -55,7 +56,7 @@ class Request:
     ood: Sequence[str] = ()
     side: str = "ood"
     seeds: Sequence[int] = (0,)
-    eps: int | None = None
+    eps: int | Sequence[int] | None = None
     preset: str = "standard"
     budget: int | None = None
     schedule: str | None = None
@@ -63,6 +64,13 @@ class Request:
     limit: int | None = None
     precision: str | None = None
     settings: Sequence[str] = ()
+
+    @property
+    def radii(self) -> tuple[int | None, ...]:
+        """The radii asked for, each once and at least one; None takes each perturbation's own."""
+        if self.eps is None or isinstance(self.eps, int):
+            return (self.eps,)
+        return tuple(dict.fromkeys(self.eps)) or (None,)
 
 
 @dataclass
@@ -265,7 +273,15 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     if request.preset == "paper":
         # The published losses give out in float32 where they do; anything else is another attack.
         precision = "float32"
-    attacks = [_with_threat(spec, request, suite.budget.get(device, 100)) for spec in attacks]
+    budget = suite.budget.get(device, 100)
+    # What has no radius is one and the same whatever the radius.
+    attacks = list(
+        dict.fromkeys(
+            _with_threat(spec, request, radius, budget)
+            for spec in attacks
+            for radius in request.radii
+        )
+    )
     detectors = _with_published(detectors, attacks, request, bench)
     sets = _chosen_sets(request, bench)
     cells = [
@@ -370,12 +386,14 @@ def _selected(
     return list(chosen)
 
 
-def _with_threat(spec: PluginSpec, request: Request, budget: int) -> PluginSpec:
+def _with_threat(
+    spec: PluginSpec, request: Request, radius: int | None, budget: int
+) -> PluginSpec:
     """Set preset, radius and budget on a perturbation that has such fields."""
     fields = field_types(spec)
     values: dict[str, Any] = {"preset": request.preset}
-    if "eps" in fields and request.eps is not None:
-        values["eps"] = request.eps
+    if "eps" in fields and radius is not None:
+        values["eps"] = radius
     if "budget" in fields:
         chosen = request.budget
         if chosen is None and request.preset == "standard":

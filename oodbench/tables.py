@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from oodbench.images import Suite
 
-GroupKey = tuple[str, str, str, int, str]
-"""Detector, its parameters, perturbation, training seed, side."""
+GroupKey = tuple[str, str, str, int, str, str | None]
+"""Detector, its parameters, perturbation, training seed, side, radius."""
 
 Bounds = Mapping[GroupKey, Mapping[str, Mapping[str, Sequence[float]]]]
 """Intervals of means by row of means, view and metric."""
@@ -62,6 +62,7 @@ def group_key(record: Mapping[str, Any]) -> GroupKey:
         record["perturbation"],
         record["seed"],
         record["side"],
+        record["eps"],
     )
 
 
@@ -202,20 +203,30 @@ def _marked(found: Found, means: int) -> list[_Column]:
 
 def _faults(found: Found, audited: Mapping[GroupKey, int]) -> list[str]:
     """Say what the marks mean."""
-    several = len({seed for _, _, _, seed, _ in found}) > 1
+    several = len({key[3] for key in found}) > 1
+    names = _attack_names(found)
     figures = [
         Figure(
             f"{detector}, seed {seed}" if several else detector,
-            attack if side == "ood" else f"{attack} on side {side}",
+            names[key] if side == "ood" else f"{names[key]} on side {side}",
             len(rows),
             audited[key],
             [finding for row in rows for finding in row],
         )
         for key, rows in found.items()
-        for detector, _, attack, seed, side in [key]
+        for detector, _, _, seed, side, _ in [key]
     ]
     lines = [f"{MARK} {line}." for line in explained(figures)]
     return [f"{MARK} {MEANING}:", *lines] if lines else []
+
+
+def _attack_names(keys: Iterable[GroupKey]) -> dict[GroupKey, str]:
+    """Return what the attack of each row is called: with its radius where it has several."""
+    known = list(keys)
+    radii: dict[str, set[str | None]] = {}
+    for key in known:
+        radii.setdefault(key[2], set()).add(key[5])
+    return {key: f"{key[2]} {key[5]}" if len(radii[key[2]]) > 1 else key[2] for key in known}
 
 
 def _metrics(
@@ -281,7 +292,7 @@ def _by_group(
     whole = max(len(rows) for rows in groups.values())
     labels = [
         ("detector", [key[0] for key in groups], True),
-        ("attack", [key[2] for key in groups], True),
+        ("attack", list(_attack_names(groups).values()), True),
         ("side", [key[4] for key in groups], True),
         ("seed", [str(key[3]) for key in groups], False),
         ("sets", [f"{len(rows)} of {whole}" for rows in groups.values()], False),
@@ -322,7 +333,8 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
         parts.append(first["perturbation"])
     if same["side"] and first["side"] != "ood":
         parts.append(f"side {first['side']}")
-    radii = sorted({record["eps"] for record in records if record["eps"]})
+    found = {record["eps"] for record in records if record["eps"]}
+    radii = sorted(found, key=lambda eps: int(eps.partition("/")[0]))
     if radii:
         parts.append(f"eps {', '.join(radii)}")
     parts.append(f"preset {first['preset']}")

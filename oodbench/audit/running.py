@@ -146,7 +146,7 @@ def _run_command(request: Request, places: Places) -> str:
         "--attack": ",".join(request.attacks),
         "--ood": ",".join(request.ood),
         "--seed": ",".join(map(str, request.seeds)) if request.seeds != usual.seeds else None,
-        "--eps": None if request.eps is None else format_eps(request.eps),
+        "--eps": ",".join(format_eps(radius) for radius in request.radii if radius is not None),
         "--budget": request.budget,
         "--schedule": request.schedule,
         "--network": request.network,
