@@ -12,6 +12,7 @@ from oodbench.execute import Outcome, execute
 from oodbench.files import DEFAULT_RESULTS as DEFAULT_RESULTS
 from oodbench.files import data_root as data_folder
 from oodbench.files import store_root, writable_folder
+from oodbench.keeping import keep_images as _keep_images
 from oodbench.plan import Plan, Request, make_plan
 from oodbench.progress import Progress
 from oodbench.records import read_arrays
@@ -29,7 +30,11 @@ DEFAULT_BATCH_SIZE = {"cpu": 256, "cuda": 1024}
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and machine of a run; None takes the defaults of the command line."""
+    """Folders and machine of a run; None takes the defaults of the command line.
+
+    Of each cell ``keep_images`` OOD images are kept beside the record, those whose score fell
+    most (`oodbench.keeping`).
+    """
 
     device: str | None = None
     batch_size: int | None = None
@@ -38,6 +43,7 @@ class Places:
     store: str | Path | None = None
     retrain: bool = False
     force: bool = False
+    keep_images: int = 0
 
     def workbench(self, progress: Progress | None = None) -> Workbench:
         """Open a workbench.
@@ -63,6 +69,8 @@ class Places:
 
 def run(request: Request, places: Places, progress: Progress | None = None) -> tuple[Plan, Outcome]:
     """Plan and execute a request; the command line's ``run`` is this and a table."""
+    if places.keep_images < 0:
+        raise RequestError(f"--keep-images {places.keep_images}: must not be negative")
     results = Path(places.results or DEFAULT_RESULTS)
     if results.exists():
         writable_folder(results, "results")
@@ -70,7 +78,10 @@ def run(request: Request, places: Places, progress: Progress | None = None) -> t
     plan = make_plan(request, bench, results, force=places.force)
     # A request that is refused leaves no folder behind.
     writable_folder(results, "results")
-    return plan, execute(plan)
+    outcome = execute(plan)
+    if places.keep_images:
+        _keep_images(plan, places.keep_images, outcome.fail)
+    return plan, outcome
 
 
 def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, dict[str, tuple[float, float]]]]:
@@ -108,7 +119,7 @@ def mean_intervals(plan: Plan) -> dict[GroupKey, dict[str, dict[str, tuple[float
 def evaluate(
     detector: str | Sequence[str] = "all",
     attack: str | Sequence[str] = CLEAN,
-    eps: str | None = None,
+    eps: str | Sequence[str] | None = None,
     suite: str = "mini",
     *,
     ood: Sequence[str] = (),
@@ -128,6 +139,7 @@ def evaluate(
     store: str | Path | None = None,
     retrain: bool = False,
     force: bool = False,
+    keep_images: int = 0,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Evaluate detectors on clean or attacked images.
@@ -137,7 +149,7 @@ def evaluate(
     Args:
         detector: Names, comma lists or paths of plugin files; ``all`` for every one.
         attack: Names of perturbations.
-        eps: Radius such as ``8/255``.
+        eps: Radius such as ``8/255``; a comma list or several, each a cell of its own.
         suite: Name of the suite.
         ood: OOD sets; all of the suite by default.
         side: Which images are attacked: ``ood``, to be accepted; ``id``, in-distribution ones, to
@@ -157,6 +169,7 @@ def evaluate(
         store: Folder of weights.
         retrain: Train even where weights are there.
         force: Compute even where records are there.
+        keep_images: OOD images kept of each cell, those whose score fell most.
         progress: Where to report.
 
     Returns:
@@ -173,7 +186,7 @@ def evaluate(
         ood=tuple(ood),
         side=side,
         seeds=(seed,) if isinstance(seed, int) else tuple(seed),
-        eps=None if eps is None else parse_eps(eps),
+        eps=None if eps is None else [parse_eps(radius) for radius in names(eps)],
         preset=preset,
         budget=budget,
         schedule=schedule,
@@ -182,7 +195,7 @@ def evaluate(
         precision=precision,
         settings=tuple(params),
     )
-    places = Places(device, batch_size, data_root, results, store, retrain, force)
+    places = Places(device, batch_size, data_root, results, store, retrain, force, keep_images)
     _, outcome = run(request, places, progress)
     if outcome.failures:
         raise CellError("; ".join(outcome.failures)) from outcome.errors[0]

@@ -55,6 +55,14 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
+    def fail(self, title: str, error: Exception) -> None:
+        """Take note of what failed, and why."""
+        reason = (
+            str(error) if isinstance(error, OodbenchError) else f"{type(error).__name__}: {error}"
+        )
+        self.failures.append(f"{title}: {reason}")
+        self.errors.append(error)
+
 
 def execute(plan: Plan) -> Outcome:
     """Compute the missing cells of a plan and store each as soon as it is there.
@@ -134,13 +142,6 @@ class _Run:
         subject = cell.subject
         return self.bench.limited(subject.taught.suite, cell.image_set, subject.limit)
 
-    def _fail(self, title: str, error: Exception) -> None:
-        reason = (
-            str(error) if isinstance(error, OodbenchError) else f"{type(error).__name__}: {error}"
-        )
-        self.outcome.failures.append(f"{title}: {reason}")
-        self.outcome.errors.append(error)
-
     # What a cell stands on
 
     def _prepare(self, subject: Subjected) -> None:
@@ -153,7 +154,7 @@ class _Run:
             raise
         except Exception as error:
             self._broken.add(subject)
-            self._fail(subject.title, error)
+            self.outcome.fail(subject.title, error)
 
     def _scores_of_id(self, subject: Subjected) -> Arrays:
         path = self.plan.id_path(subject)
@@ -222,7 +223,7 @@ class _Run:
             for cell, result in zip(todo, results, strict=True):
                 if isinstance(result, Exception):
                     failed.add(cell)
-                    self._fail(cell.title, result)
+                    self.outcome.fail(cell.title, result)
                     continue
                 pieces[cell].append(result)
                 if stop < count or start > 0:
@@ -255,7 +256,7 @@ class _Run:
                     made = record_of(cell, self.bench, self.plan.identities, evidence)
                     write_record(path, made, evidence.ood)
                 except (ValueError, ValidationError) as error:
-                    self._fail(cell.title, error)
+                    self.outcome.fail(cell.title, error)
                     return
                 record = read_record(path)
                 self.outcome.computed += 1

@@ -23,7 +23,12 @@ from oodbench.commands.options import (
     multiple=True,
     help="Perturbations: names, comma lists, a file, or all [default: none]",
 )
-@click.option("--eps", help="L∞ radius such as 8/255.")
+@click.option(
+    "--eps",
+    "eps",
+    multiple=True,
+    help="L∞ radii such as 8/255, comma lists; each makes cells of its own.",
+)
 @click.option("--ood", "ood", multiple=True, help="OOD sets; all of the suite by default.")
 @click.option(
     "--side",
@@ -49,6 +54,13 @@ from oodbench.commands.options import (
 @click.option("--results", help="Folder of results [default: ./oodbench-results]")
 @training_options
 @click.option("--force", is_flag=True, help="Compute even where records are there.")
+@click.option(
+    "--keep-images",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Keep N OOD images of each cell beside the record, those whose score fell most.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as one JSON list.")
 @click.pass_obj
 def command(
@@ -61,7 +73,7 @@ def command(
     network: str | None,
     settings: tuple[str, ...],
     attacks: tuple[str, ...],
-    eps: str | None,
+    eps: tuple[str, ...],
     ood: tuple[str, ...],
     side: str,
     preset: str,
@@ -69,6 +81,7 @@ def command(
     limit: int | None,
     precision: str | None,
     results: str | None,
+    keep_images: int | None,
     as_json: bool,
     **places: Any,
 ) -> int:
@@ -78,7 +91,7 @@ def command(
     """
     from oodbench.threat import exact_levels, format_eps, parse_eps
 
-    radius = None if eps is None else parse_eps(eps)
+    radii = {text: parse_eps(text) for text in names(eps, "--eps")}
     from oodbench.api import Places, mean_intervals, run
     from oodbench.plan import Request
     from oodbench.sides import CLEAN
@@ -90,7 +103,7 @@ def command(
         ood=names(ood, "--ood"),
         side=side,
         seeds=whole_numbers(seeds, "--seed") or (0,),
-        eps=radius,
+        eps=tuple(radii.values()),
         preset=preset,
         budget=budget,
         schedule=schedule,
@@ -100,15 +113,16 @@ def command(
         settings=settings,
     )
     with reported() as progress:
-        # 8/255 written as 0.0314 is off by less.
-        if eps is not None and radius is not None and (exact := exact_levels(eps)) - radius > 0.1:
-            progress.note(
-                f"--eps {eps} is {float(exact):.2f} grey levels; images have whole ones, so "
-                f"{format_eps(radius)} is used"
-            )
-        plan, outcome = run(request, Places(results=results, **places), progress)
-        if radius is not None and all(record["eps"] is None for record in outcome.records):
-            progress.note(f"--eps {eps} means nothing to the attacks chosen")
+        for text, radius in radii.items():
+            # 8/255 written as 0.0314 is off by less.
+            if (exact := exact_levels(text)) - radius > 0.1:
+                progress.note(
+                    f"--eps {text} is {float(exact):.2f} grey levels; images have whole ones, so "
+                    f"{format_eps(radius)} is used"
+                )
+        plan, outcome = run(request, Places(results=results, keep_images=keep_images or 0, **places), progress)
+        if radii and all(record["eps"] is None for record in outcome.records):
+            progress.note(f"--eps {','.join(radii)} means nothing to the attacks chosen")
     if as_json:
         click.echo(json.dumps(outcome.records, indent=1, ensure_ascii=False))
     elif outcome.records:
