@@ -386,9 +386,7 @@ def _selected(
     return list(chosen)
 
 
-def _with_threat(
-    spec: PluginSpec, request: Request, radius: int | None, budget: int
-) -> PluginSpec:
+def _with_threat(spec: PluginSpec, request: Request, radius: int | None, budget: int) -> PluginSpec:
     """Set preset, radius and budget on a perturbation that has such fields."""
     fields = field_types(spec)
     values: dict[str, Any] = {"preset": request.preset}

@@ -120,7 +120,9 @@ def command(
                     f"--eps {text} is {float(exact):.2f} grey levels; images have whole ones, so "
                     f"{format_eps(radius)} is used"
                 )
-        plan, outcome = run(request, Places(results=results, keep_images=keep_images or 0, **places), progress)
+        plan, outcome = run(
+            request, Places(results=results, keep_images=keep_images or 0, **places), progress
+        )
         if radii and all(record["eps"] is None for record in outcome.records):
             progress.note(f"--eps {','.join(radii)} means nothing to the attacks chosen")
     if as_json:

@@ -69,10 +69,10 @@ def summary(
 def _cells(
     table: Table, title: str, audits: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    arranged = _arranged(table)
-    rows = sorted(arranged, key=lambda row: (row.detector, row.params, row.recipe, row.version))
+    by_row = arranged(table)
+    rows = sorted(by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version))
     columns = sorted(
-        {column for row in arranged.values() for column in row}, key=lambda column: column.rank
+        {column for row in by_row.values() for column in row}, key=lambda column: column.rank
     )
     names = dict(zip(rows, row_names(rows), strict=True))
     headers = dict(zip(columns, column_names(columns), strict=True))
@@ -82,9 +82,9 @@ def _cells(
     near = near_sets(suite, list(sets))
     shown = views(suite, list(sets)) | {f"near: {name}": (name,) for name in near}
     for row, (view, of_sets) in itertools.product(rows, shown.items()):
-        accuracy, trainings = _accuracy(arranged[row].values())
+        accuracy, trainings = _accuracy(by_row[row].values())
         for rank, column in enumerate(columns):
-            by_seed = _within(arranged[row].get(column, {}), of_sets)
+            by_seed = within(by_row[row].get(column, {}), of_sets)
             if not by_seed:
                 continue
             cell = _mean(by_seed, of_sets, seeds, audits)
@@ -121,7 +121,7 @@ def _cells(
             }
 
 
-def _within(by_seed: BySeed, sets: Sequence[str]) -> BySeed:
+def within(by_seed: BySeed, sets: Sequence[str]) -> BySeed:
     """Return the records that are of some sets."""
     found = {
         seed: {name: record for name, record in records.items() if name in sets}
@@ -130,7 +130,7 @@ def _within(by_seed: BySeed, sets: Sequence[str]) -> BySeed:
     return {seed: records for seed, records in found.items() if records}
 
 
-def _arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
+def arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
     """Return the records of a table by row, column, seed and set.
 
     Raises:
@@ -191,9 +191,7 @@ def _mean(
     audits: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the means of a cell, over the same sets for every seed."""
-    fullest = max(sorted(by_seed), key=lambda seed: len(by_seed[seed]))
-    sets = tuple(name for name in of_sets if name in by_seed[fullest])
-    seeds = tuple(seed for seed in sorted(by_seed) if set(sets) <= set(by_seed[seed]))
+    sets, seeds = averaged(by_seed, of_sets)
     values: dict[str, Any] = {}
     for metric in METRICS:
         means = [fmean(by_seed[seed][name][metric] for name in sets) for seed in seeds]
@@ -218,11 +216,21 @@ def _mean(
         "findings": tuple(findings),
         "audited": sum(audit is not None for audit in known),
         "fallback": told_of_fallback(members),
-        "remark": _fewer({"sets": (sets, of_sets), "seeds": (seeds, of_seeds)}),
+        "remark": fewer({"sets": (sets, of_sets), "seeds": (seeds, of_seeds)}),
     }
 
 
-def _fewer(parts: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]) -> str:
+def averaged(by_seed: BySeed, of_sets: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the sets and the seeds that a mean is over: the same sets for every seed.
+
+    They are the sets of the seed that has most, and the seeds that have all of these.
+    """
+    fullest = max(sorted(by_seed), key=lambda seed: len(by_seed[seed]))
+    sets = tuple(name for name in of_sets if name in by_seed[fullest])
+    return sets, tuple(seed for seed in sorted(by_seed) if set(sets) <= set(by_seed[seed]))
+
+
+def fewer(parts: Mapping[str, tuple[Sequence[Any], Sequence[Any]]]) -> str:
     """Say over which sets or seeds a mean is, where that is not all."""
     told = [
         f"{len(mine)} of {len(whole)} {what} ({', '.join(map(str, mine))})"

@@ -25,6 +25,8 @@ class Selection:
         seeds: Training seeds.
         eps: Radii such as ``8/255``; perturbations without a radius are always in.
         networks: Names of networks.
+        sets: Names of OOD sets.
+        attacks: Names of perturbations; ``all`` is every one.
     """
 
     suites: Collection[str] = ()
@@ -33,6 +35,8 @@ class Selection:
     seeds: Collection[int] = ()
     eps: Collection[str] = ()
     networks: Collection[str] = ()
+    sets: Collection[str] = ()
+    attacks: Collection[str] = ()
 
     def of(self, records: Sequence[Record], where: str) -> list[Record]:
         """Return the records selected.
@@ -51,20 +55,24 @@ class Selection:
             "detector": () if _ALL in self.detectors else self.detectors,
             "seed": self.seeds,
             "eps": self.eps,
+            "ood": self.sets,
+            "attack": () if _ALL in self.attacks else self.attacks,
         }
+        fields = {"ood": "set", "attack": "perturbation"}
         chosen, before = list(records), ""
-        for field, wanted in filters.items():
+        for option, wanted in filters.items():
             if not wanted:
                 continue
+            field = fields.get(option, option)
             known = {record[field] for record in chosen} - {None}
             for value in wanted:
                 if value not in known:
                     there = ", ".join(map(str, sorted(known, key=natural))) or "none"
                     scope = f" for{before}" if before else ""
-                    raise RequestError(f"--{field} {value}: {where} has {there}{scope}")
+                    raise RequestError(f"--{option} {value}: {where} has {there}{scope}")
             # What has no radius is the same whatever the radius.
             chosen = [record for record in chosen if record[field] in (*wanted, None)]
-            before += f" --{field} {','.join(map(str, wanted))}"
+            before += f" --{option} {','.join(map(str, wanted))}"
         return chosen
 
 
