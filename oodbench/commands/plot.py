@@ -2,7 +2,7 @@
 
 import click
 
-from oodbench.commands.options import names, whole_numbers
+from oodbench.commands.options import names, reported, whole_numbers
 
 _KINDS = ("roc", "scores", "eps", "winners", "heatmap", "gallery", "mining")
 
@@ -45,7 +45,7 @@ def command(
     metric: str | None,
     images: int | None,
 ) -> None:
-    """Draw stored results, and why outliers are mined.
+    r"""Draw stored results, and why outliers are mined.
 
     \b
     roc      ROC curves with the operating point at 95 % TPR
@@ -62,7 +62,8 @@ def command(
         from oodbench.threat import format_eps, parse_eps
 
         radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
-    from oodbench.plots import Asked, Selection, plot
+    from oodbench.leaderboard.selection import Selection
+    from oodbench.plots import Asked, plot
 
     selection = Selection(
         suites=names(suites, "--suite"),
@@ -75,14 +76,16 @@ def command(
         attacks=names(attacks, "--attack"),
     )
     usual = Asked()
-    asked = Asked(
-        results,
-        reference,
-        selection,
-        usual.metric if metric is None else metric,
-        usual.images if images is None else images,
-    )
-    drawn = plot(kind, asked, out)
+    with reported() as progress:
+        asked = Asked(
+            results,
+            reference,
+            selection,
+            usual.metric if metric is None else metric,
+            usual.images if images is None else images,
+            progress,
+        )
+        drawn = plot(kind, asked, out)
     for note in drawn.notes:
         click.echo(f"oodbench: {note}", err=True)
     click.echo(drawn.path)

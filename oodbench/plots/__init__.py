@@ -3,13 +3,14 @@
 `plot` draws one and writes it; `drawn` gives the figure of matplotlib, for a notebook.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodbench.errors import RequestError
 from oodbench.leaderboard.selection import Selection
+from oodbench.progress import Progress
 
 if TYPE_CHECKING:
     from oodbench.plots.style import Drawn
@@ -39,13 +40,15 @@ class Asked:
         selection: Which records count.
         metric: The metric of a heat map, a field of a record.
         images: Images of a gallery, at most.
+        progress: Where long work reports how far it is.
     """
 
     results: str | Path | None = None
     reference: bool = False
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     metric: str = "fpr95"
     images: int = 8
+    progress: Progress | None = None
 
 
 def drawn(kind: str, asked: Asked | None = None) -> "Drawn":

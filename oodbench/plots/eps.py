@@ -125,8 +125,11 @@ def figure(asked: Asked) -> style.Drawn:
         raise RequestError(f"{len(names)} detectors are too many lines; choose with --detector")
     if len(titles) > 6:
         raise RequestError(f"{len(titles)} attacks are too many; choose with --attack")
-    drawn = style.new_figure(1.2 + 3.3 * len(titles) + style.legend_width(names),
-        max(5.6, 1.2 + style.LINE * len(names)), f"Against the radius: {results.title}")
+    drawn = style.new_figure(
+        1.2 + 3.3 * len(titles) + style.legend_width(names),
+        max(5.6, 1.2 + style.LINE * len(names)),
+        f"Against the radius: {results.title}",
+    )
     axes = drawn.subplots(2, len(titles), squeeze=False, sharex="col", sharey="row")
     lines = {}
     levels = sorted({level for curve in found for level in curve.levels})

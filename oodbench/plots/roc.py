@@ -94,7 +94,8 @@ def figure(asked: Asked) -> style.Drawn:
     down = -(-len(titles) // across)
     drawn = style.new_figure(
         1.2 + 3.1 * across + style.legend_width(names),
-        max(1.0 + 3.0 * down, 1.2 + style.LINE * (len(names) + 3)), f"ROC, operating point at 95 % TPR: {results.title}"
+        max(1.0 + 3.0 * down, 1.2 + style.LINE * (len(names) + 3)),
+        f"ROC, operating point at 95 % TPR: {results.title}",
     )
     axes = dict(zip(titles, style.panels(drawn, len(titles), across), strict=True))
     lines = {}

@@ -147,7 +147,9 @@ def figure(asked: Asked) -> style.Drawn:
     results = opened(asked)
     notes = list(results.notes)
     columns: list[Column | None] = [
-        column for column in results.columns if column.perturbation != CLEAN and column.side == "ood"
+        column
+        for column in results.columns
+        if column.perturbation != CLEAN and column.side == "ood"
     ]
     if len(columns) > 1 and not asked.selection.attacks:
         columns = [strongest(results)]
