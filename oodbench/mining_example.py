@@ -164,7 +164,8 @@ def plane_points(
 def is_near(points: Points, setting: Setting) -> NDArray[np.bool_]:
     """Return which points are outside the contours of the classes, but near."""
     distance = from_the_data(points) - CONTOUR
-    return (distance > 0) & (distance < setting.reach)
+    near: NDArray[np.bool_] = (distance > 0) & (distance < setting.reach)
+    return near
 
 
 def outlier_pool(seed: int, setting: Setting) -> Points:
@@ -190,8 +191,8 @@ def ood_points(seed: int, setting: Setting) -> Points:
     """Draw near OOD test points [N, 2] and push them; those are taken that stay outside."""
 
     def stays(drawn: Points) -> NDArray[np.bool_]:
-        stands: NDArray[np.bool_] = from_the_data(pushed(drawn, setting.eps)) > CONTOUR
-        return stands & is_near(drawn, setting)
+        outside: NDArray[np.bool_] = from_the_data(pushed(drawn, setting.eps)) > CONTOUR
+        return is_near(drawn, setting) & outside
 
     return pushed(plane_points(seed, "ood", setting.ood, stays), setting.eps)
 
@@ -217,7 +218,7 @@ def train(choice: Choice, seed: int, setting: Setting | None = None) -> Trained:
         chosen = pool[_chosen(choice, network, pool, its.chosen, seed, epoch)]
         order = torch.randperm(len(x), generator=torch_generator(seed, "mining-example/id", epoch))
         for rows, others in zip(
-            order.split(its.batch_size), chosen.split(its.batch_size), strict=False
+            torch.split(order, its.batch_size), torch.split(chosen, its.batch_size), strict=False
         ):
             # The K+1-class loss of ATOM, λ = 1: a mean over each kind of points.
             logits = network(torch.cat([x[rows], others]))

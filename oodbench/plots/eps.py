@@ -1,6 +1,5 @@
 """FPR at 95 % TPR and AUROC against the radius of an attack."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -57,7 +56,9 @@ def curves(results: Results) -> list[Curve]:
             if not by_level:
                 continue
             if kind.side == "ood":
-                by_level |= {0: cells for cells in _at_zero(floor, row, kind, by_level)}
+                at_zero = _at_zero(floor, row, kind, by_level)
+                if at_zero:
+                    by_level[0] = at_zero
             found.append(_curve(name, names[kind], dict(sorted(by_level.items()))))
     return found
 
@@ -69,8 +70,8 @@ def _level(column: Column) -> int:
 
 def _at_zero(
     results: Results, row: Row, kind: Column, by_level: dict[int, list[Record]]
-) -> Iterator[list[Record]]:
-    """Yield the cells that a radius of zero comes to, if they are of the same sets and seeds.
+) -> list[Record]:
+    """Return the cells that a radius of zero comes to, empty if not of the same sets and seeds.
 
     Of a composition it is the stage before its ball, otherwise clean images.
     """
@@ -84,7 +85,8 @@ def _at_zero(
         if column.perturbation == before and column.eps is None and column.side == "ood":
             cells = [r for r in results.cells(row, column) if (r["seed"], r["set"]) in wanted]
             if len(cells) == len(wanted):
-                yield cells
+                return cells
+    return []
 
 
 def _curve(row: str, column: str, by_level: dict[int, list[Record]]) -> Curve:
@@ -158,7 +160,7 @@ def figure(asked: Asked) -> style.Drawn:
             panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes[0, 0].set_ylabel(f"{style.FPR}, %\n(share of OOD images accepted)")
     axes[1, 0].set_ylabel("AUROC, %")
-    style.legend(drawn, list(lines.values()), list(lines), "outside center right")
+    style.legend(drawn, list(lines.values()), list(lines))
     spread = " Bars: standard deviation over seeds." if len(results.seeds) > 1 else ""
     style.footed(
         drawn,

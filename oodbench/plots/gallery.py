@@ -1,12 +1,14 @@
 """The most damaged images: as they were, what was added, and as the detector was fooled by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from oodbench.errors import RequestError
-from oodbench.keeping import read_kept
+from oodbench.keeping import kept_path, read_kept
+from oodbench.leaderboard.parting import Record
 from oodbench.plots import Asked, style
 from oodbench.plots.source import Results, opened
 
@@ -61,48 +63,70 @@ def amplified(original: Pixels, attacked: Pixels) -> tuple[Pixels, float]:
 def most_damaged(results: Results, count: int) -> tuple[list[Shown], str, list[str]]:
     """Return the kept images of one detector whose score fell most, its name, and notes.
 
+    It is the first detector and training seed of which images were kept. An image that several
+    perturbations changed is shown once, as the worst of them left it.
+
     Raises:
         RequestError: If no image was kept of the records selected.
+        DamagedFileError: If kept images are damaged.
     """
-    found: dict[tuple[str, int], list[Shown]] = {}
-    stale = 0
-    for row, name in results.rows.items():
-        for column, by_seed in results.by_row[row].items():
-            for seed, records in by_seed.items():
-                for record in records.values():
-                    kept = read_kept(results.path(record), record)
-                    if kept is None:
-                        stale += 1
-                        continue
-                    title = results.columns[column]
-                    threshold = float(record["threshold"])
-                    found.setdefault((name, seed), []).extend(
-                        Shown(
-                            str(kept.ids[i]),
-                            record["set"],
-                            title,
-                            str(kept.tags[i]),
-                            kept.original[i],
-                            kept.attacked[i],
-                            float(kept.before[i]),
-                            float(kept.after[i]),
-                            threshold,
-                        )
-                        for i in range(len(kept))
-                    )
-    found = {key: images for key, images in found.items() if images}
+    found: list[Shown] = []
+    name, others = "", []
+    for title, cells in _by_network(results).items():
+        if found:
+            others += [title] if any(kept_path(results.path(r)).exists() for _, r in cells) else []
+            continue
+        for attack, record in cells:
+            found = _worst([*found, *_shown(results, attack, record)], count)
+        name = title
     if not found:
         raise RequestError(
             "no image was kept of the records selected; the same `oodbench run` once more with"
             " --keep-images 8 keeps some, without computing the records anew"
         )
-    (name, seed), images = next(iter(found.items()))
-    notes = []
-    if len(found) > 1:
-        others = ", ".join(f"{other} seed {at}" for other, at in list(found)[1:])
-        notes.append(f"showing {name} seed {seed}; --detector and --seed choose among {others}")
-    images.sort(key=lambda one: (one.after - one.before, one.image_set, one.image_id))
-    return images[:count], f"{name}, seed {seed}", notes
+    notes = [f"showing {name}; --detector and --seed choose among {', '.join(others)}"]
+    return found, name, notes if others else []
+
+
+def _by_network(results: Results) -> dict[str, list[tuple[str, Record]]]:
+    """Return the records, each with the name of its perturbation, by detector and seed."""
+    found: dict[str, list[tuple[str, Record]]] = {}
+    for row, name in results.rows.items():
+        for column, attack in results.columns.items():
+            for seed, records in results.by_row[row].get(column, {}).items():
+                cells = found.setdefault(f"{name}, seed {seed}", [])
+                cells += [(attack, record) for record in records.values()]
+    return found
+
+
+def _shown(results: Results, attack: str, record: Record) -> list[Shown]:
+    """Return the images kept of a record."""
+    kept = read_kept(results.path(record), record)
+    if kept is None:
+        return []
+    return [
+        Shown(
+            image_id=str(kept.ids[i]),
+            image_set=record["set"],
+            attack=attack,
+            tag=str(kept.tags[i]),
+            original=kept.original[i],
+            attacked=kept.attacked[i],
+            before=float(kept.before[i]),
+            after=float(kept.after[i]),
+            threshold=float(record["threshold"]),
+        )
+        for i in range(len(kept))
+    ]
+
+
+def _worst(images: Sequence[Shown], count: int) -> list[Shown]:
+    """Return those whose score fell most, each image once."""
+    ranked = sorted(images, key=lambda one: (one.after - one.before, one.image_set, one.image_id))
+    once: dict[tuple[str, str], Shown] = {}
+    for one in ranked:
+        once.setdefault((one.image_set, one.image_id), one)
+    return list(once.values())[:count]
 
 
 def figure(asked: Asked) -> style.Drawn:

@@ -1,12 +1,11 @@
 """The two-dimensional example: why outliers are mined, and why from a quantile on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oodbench.mining_example import (
-    CHOICES,
     CLASSES,
     CONTOUR,
     LEAST_AREA,
@@ -21,12 +20,12 @@ from oodbench.plots import Asked, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import SubFigure
 
 SHOWN = (Choice(None), Choice(0.0), Choice(0.05), Choice(0.125))
 """Choices whose regions are shown."""
 _VIEW = 4.4
-_DOTS = 400
+_DOTS = 250
 _PALE = ("#cfe3f1", "#cdeadd", "#f7e3bd", "#f4f4f4")
 
 
@@ -44,7 +43,7 @@ def picture(found: Sequence[Trained], setting: Setting | None = None) -> style.D
     """
     its = setting or Setting()
     drawn = style.new_figure(10.4, 6.5, "Outliers for a network with a reject class: which ones?")
-    above, below = drawn.subfigures(2, 1, height_ratios=[1, 0.95])
+    above, below = drawn.subfigures(2, 1, height_ratios=[1, 0.95], squeeze=False).ravel()
     panels = above.subplots(1, len(SHOWN))
     for panel, choice in zip(panels, SHOWN, strict=True):
         mine = [one for one in found if one.choice == choice]
@@ -91,19 +90,23 @@ def _regions(panel: "Axes", one: Trained) -> None:
     )
     seen = one.outliers[np.abs(one.outliers).max(1) < _VIEW][:_DOTS]
     panel.plot(*one.points[:: len(one.points) // 150].T, ".", color=style.BLUE, markersize=1.5)
-    panel.plot(*seen.T, "x", color=style.VERMILLION, markersize=2, markeredgewidth=0.5)
+    panel.plot(*seen.T, "x", color=style.VERMILLION, markersize=2, markeredgewidth=0.4)
+    along = np.linspace(-SIDE, SIDE, len(one.regions))
+    for its in range(CLASSES):
+        # Above the points, which may hide a small region.
+        panel.contour(
+            along, along, one.regions == its, levels=[0.5], colors="black", linewidths=1, zorder=3
+        )
     for mean in MEANS:
         panel.add_patch(Circle(tuple(mean), CONTOUR, fill=False, linestyle="--", linewidth=0.9))
     panel.set(xlim=(-_VIEW, _VIEW), ylim=(-_VIEW, _VIEW), xticks=[], yticks=[], aspect="equal")
     panel.spines[:].set_visible(True)
 
 
-def _regions_legend(figure: "Figure | object") -> None:
-    from matplotlib.figure import FigureBase
+def _regions_legend(figure: "SubFigure") -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    assert isinstance(figure, FigureBase)
     shapes: list[Patch | Line2D] = [
         Patch(color=_PALE[0], label="accepted, a colour a class"),
         Patch(facecolor=_PALE[3], edgecolor="#bbbbbb", label="rejected"),
@@ -129,51 +132,61 @@ _LOOKS = {
 
 
 def _errors(panel: "Axes", found: Sequence[Trained]) -> None:
-    """Draw errors of the K+1 decision against the quantile, those of random outliers at the left."""
-    for measure, (name, look) in _LOOKS.items():
-        _against_quantile(panel, found, lambda one, m=measure: 100 * getattr(one, m), name, look)
+    """Draw errors of the K+1 decision against the quantile, those of random outliers beside."""
+    for measure, name, colour, dashes, marker in (
+        ("error", "mean of both", style.BLACK, "-", "o"),
+        ("ood_error", "OOD error", style.VERMILLION, "--", "s"),
+        ("id_error", "ID error", style.BLUE, ":", "^"),
+    ):
+        _against_quantile(panel, found, measure, 100, name, (colour, dashes, marker))
     panel.set(ylabel="error of the K+1 classes, %", ylim=(0, 100))
     panel.legend(loc="upper center")
 
 
 def _areas(panel: "Axes", found: Sequence[Trained]) -> None:
     """Draw the area accepted at 95 % TPR against the quantile."""
-    look = {"color": style.BLACK, "linestyle": "-", "marker": "o"}
-    _against_quantile(panel, found, lambda one: one.area, "network", look)
+    _against_quantile(panel, found, "area", 1, "of the networks", (style.BLACK, "-", "o"))
     panel.axhline(LEAST_AREA, color=style.GREY, linewidth=1, label="least possible")
-    panel.set(ylabel="area accepted at 95 % TPR", ylim=(0, None))
+    panel.set(ylabel="area accepted at 95 % TPR")
+    panel.set_ylim(bottom=0)
     panel.legend(loc="lower right")
 
 
 def _against_quantile(
     panel: "Axes",
     found: Sequence[Trained],
-    value: Callable[[Trained], float],
+    measure: str,
+    scale: float,
     name: str,
-    look: dict[str, str],
+    look: tuple[str, str, str],
 ) -> None:
+    """Draw means and standard deviations over seeds; random outliers stand at the left."""
     by_choice = {
-        choice: [value(one) for one in found if one.choice == choice]
+        choice: [scale * getattr(one, measure) for one in found if one.choice == choice]
         for choice in dict.fromkeys(one.choice for one in found)
-    }
-    spread = {
-        choice: np.std(its, ddof=1) if len(its) > 1 else 0 for choice, its in by_choice.items()
     }
     quantiles = [choice.quantile for choice in by_choice if choice.quantile is not None]
     apart = -max(quantiles) / 5
-    for random, label in ((False, name), (True, None)):
+    colour, dashes, marker = look
+    for random in (False, True):
         mine = [choice for choice in by_choice if (choice.quantile is None) == random]
         panel.errorbar(
             [apart if choice.quantile is None else choice.quantile for choice in mine],
             [float(np.mean(by_choice[choice])) for choice in mine],
-            [spread[choice] for choice in mine],
+            [_spread(by_choice[choice]) for choice in mine],
             capsize=2,
             elinewidth=0.8,
+            color=colour,
+            linestyle=dashes,
+            marker=marker,
             markersize=4,
-            label=label,
+            label=None if random else name,
             clip_on=False,
-            **look,
         )
     panel.axvline(apart / 2, color="#cccccc", linewidth=0.8)
     panel.set_xticks([apart, *quantiles], ["random", *(f"{q:g}" for q in quantiles)])
     panel.set_xlabel("q: outliers mined from this quantile on")
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

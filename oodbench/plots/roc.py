@@ -114,7 +114,6 @@ def figure(asked: Asked) -> style.Drawn:
         drawn,
         [*lines.values(), point, level, chance],
         [*lines, "at the threshold", "95 % TPR", "chance"],
-        "outside center right",
     )
     style.footed(drawn, [f"Averaged at equal TPR: {results.mean_of}.", *results.remarks()])
     return style.Drawn(drawn, found, results.notes)

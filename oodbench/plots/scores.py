@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from oodbench.leaderboard.parting import Column, Record, Row, Table
 from oodbench.plots import Asked, style
 from oodbench.plots.source import Results, opened
 from oodbench.sides import CLEAN
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,7 +52,8 @@ def binned(samples: Sequence[npt.ArrayLike], edges: Floats) -> Floats:
     inside = (edges[0], edges[-1])
     counts = [np.histogram(np.clip(sample, *inside), edges)[0] for sample in samples]
     sizes = [np.size(sample) for sample in samples]
-    return np.mean([c / size for c, size in zip(counts, sizes, strict=True)], axis=0)
+    shares = np.array([c / size for c, size in zip(counts, sizes, strict=True)])
+    return np.array(shares.mean(axis=0))
 
 
 def edges_for(samples: Sequence[npt.ArrayLike], threshold: float) -> Floats:
@@ -128,10 +133,12 @@ def _clean_cells(results: Results) -> dict[Row, list[Record]]:
 
 
 def _one_seed(cells: Sequence[Record], beside: Sequence[Record] = ()) -> list[Record]:
-    """Return the records of the first seed, or of the seed and the sets of others beside them."""
+    """Return the records of the first seed, or of the seed and all sets of others beside them."""
     if beside:
         sets = {record["set"] for record in beside}
         cells = [r for r in cells if r["seed"] == beside[0]["seed"] and r["set"] in sets]
+        # Histograms over other sets would not show what the attack did.
+        return cells if len(cells) == len(beside) else []
     return [record for record in cells if record["seed"] == cells[0]["seed"]]
 
 
@@ -166,8 +173,12 @@ def figure(asked: Asked) -> style.Drawn:
             f"{len(found)} panels are too many (at most {MOST_PANELS}); choose with --detector,"
             " --attack, --eps"
         )
-    if not any("clean OOD" in one.shares for one in found):
-        notes.append(f"no record of clean OOD images; `oodbench run --attack {CLEAN}` makes them")
+    bare = list(dict.fromkeys(one.row for one in found if "clean OOD" not in one.shares))
+    if bare:
+        notes.append(
+            f"no records of the clean OOD images for {', '.join(bare)};"
+            f" `oodbench run --attack {CLEAN}` makes them"
+        )
     across = min(len(found), 4)
     down = -(-len(found) // across)
     titles = {one.column for one in found}
@@ -175,7 +186,7 @@ def figure(asked: Asked) -> style.Drawn:
     drawn = style.new_figure(
         2.4 + 2.6 * across, max(2.9, 1.1 + 1.95 * down), f"Scores: {results.title}{about}"
     )
-    handles = {}
+    handles: dict[str, Artist] = {}
     for panel, one in zip(style.panels(drawn, len(found), across), found, strict=True):
         for kind, shares in one.shares.items():
             look = _LOOKS[kind]
@@ -203,7 +214,7 @@ def figure(asked: Asked) -> style.Drawn:
         panel.locator_params(axis="y", nbins=4)
         panel.set_xlabel("score (higher: more OOD)")
         panel.set_ylabel("share of images")
-    style.legend(drawn, list(handles.values()), list(handles), "outside center right")
+    style.legend(drawn, list(handles.values()), list(handles))
     seeds = ", ".join(map(str, sorted({one.seed for one in found})))
     sets = results.mean_of.removeprefix("mean over ").partition(", training")[0]
     style.footed(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,9 @@ class Results:
     @cached_property
     def rows(self) -> dict[Row, str]:
         """Names of the detectors, in order."""
-        rows = sorted(self.by_row, key=lambda row: (row.detector, row.params, row.recipe))
+        rows = sorted(
+            self.by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version)
+        )
         return dict(zip(rows, row_names(rows), strict=True))
 
     @cached_property
@@ -137,7 +138,7 @@ class Results:
         return self._id[digest]
 
     @cached_property
-    def _id(self) -> dict[str, Any]:
+    def _id(self) -> dict[str, Scores]:
         return {}
 
     def _place(self, record: Record) -> Place:

@@ -83,7 +83,7 @@ def styled() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
         yield
 
 
@@ -174,12 +174,13 @@ def clipped(name: str, most: int = _NAME) -> str:
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
-def legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str], place: str) -> None:
-    """Add a legend outside the panels.
+def legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Add a legend on the right, outside the panels.
 
     Matplotlib leaves out names that begin with an underscore, so they are put in afterwards.
     """
-    made = figure.legend(handles, [f"name {i}" for i in range(len(names))], loc=place)
+    dummies = [f"name {i}" for i in range(len(names))]
+    made = figure.legend(handles, dummies, loc="outside right center")
     for text, name in zip(made.get_texts(), names, strict=True):
         text.set_text("\n".join(clipped(line) for line in name.split("\n")))
 
