@@ -65,7 +65,7 @@ def picture(found: Sequence[Trained], setting: Setting | None = None) -> style.D
             f" {100 * its.near:g} % near, {100 * its.id_like:g} % drawn from the classes;"
             f" {its.chosen:,} chosen each epoch, mined ones from rank q on, hardest first."
             " ID error: ID points rejected or misclassified. OOD error: near OOD points, pushed by"
-            f" {its.eps:g} towards the data, that are not rejected. Dashed: 99 % of a class.",
+            f" {its.eps:g} towards the data, that are not rejected. Dashed: 99\u00a0% of a class.",
         ],
     )
     return style.Drawn(drawn, list(found))
