@@ -15,6 +15,7 @@ _COMMANDS = {
     "data": "Get, import, list and verify image data.",
     "audit": "Check how far attacked figures can be trusted.",
     "leaderboard": "Compare stored results: detectors against perturbations.",
+    "check": "Refuse results that are worse than a reference.",
 }
 INTERRUPTED = 130
 _INTERRUPTED_NOTE = (

@@ -47,6 +47,7 @@ class Settings:
         data_root: Folder of image data.
         store: Folder of weights and statistics.
         retrain: Whether to train even where weights are stored or shipped.
+        refit: Whether to fit statistics even where they are stored, and to keep none.
     """
 
     device: str
@@ -54,6 +55,7 @@ class Settings:
     data_root: Path
     store: Path
     retrain: bool = False
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Workbench:
         self._weights: dict[Taught, Stored] = {}
         self._retrained: set[Taught] = set()
         self._backbones: dict[tuple[Taught, str], Backbone] = {}
-        self._states: dict[tuple[PluginSpec, Taught], Stored] = {}
+        self._states: dict[tuple[PluginSpec, Taught], dict[str, Tensor]] = {}
 
     @cached_property
     def _store(self) -> TensorStore:
@@ -333,18 +335,24 @@ class Workbench:
         if type(detector.instance).fit is Detector.fit:
             return {}
         if key not in self._states:
-            identity = self.state_identity(detector, taught)
-            stem = (Path(taught.suite).stem, "statistics", detector.name, str(taught.seed))
-            path = self._store.path(stem, identity)
-            found = None if self.settings.retrain else self._store.load(path, identity)
-            if found is None:
-                shipped = TensorStore(shipped_results())
-                found = shipped.load(shipped.path(stem, identity), identity)
-            if found is None:
-                writable_folder(path.parent, "statistics")
-                found = self._store.save(path, self._fit(detector, taught), identity, {})
+            again = self.settings.refit
+            found = self._fit(detector, taught) if again else self._kept_state(detector, taught)
             self._states[key] = found
-        return {name: value.to(self.device) for name, value in self._states[key].tensors.items()}
+        return {name: value.to(self.device) for name, value in self._states[key].items()}
+
+    def _kept_state(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
+        """Return the stored or shipped statistics of a detector, else fit and store them."""
+        identity = self.state_identity(detector, taught)
+        stem = (Path(taught.suite).stem, "statistics", detector.name, str(taught.seed))
+        path = self._store.path(stem, identity)
+        found = None if self.settings.retrain else self._store.load(path, identity)
+        if found is None:
+            shipped = TensorStore(shipped_results())
+            found = shipped.load(shipped.path(stem, identity), identity)
+        if found is None:
+            writable_folder(path.parent, "statistics")
+            found = self._store.save(path, self._fit(detector, taught), identity, {})
+        return found.tensors
 
     def _fit(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
         suite = self.suite(taught.suite)
