@@ -8,6 +8,8 @@ import click
 from oodbench.commands.options import names, place_options, reported, whole_numbers
 from oodbench.errors import OodbenchError
 
+_WIDTH_OF_LOG = 160
+
 
 @click.command("check")
 @click.option("--results", help="Folder to check [default: ./oodbench-results]")
@@ -126,7 +128,10 @@ def command(
     else:
         from rich.console import Console
 
-        reporting.print_report(Console(), report)
+        console = Console()
+        # In a log every cell has a line of its own, whose name can be searched for.
+        wide = console if console.is_terminal else Console(width=_WIDTH_OF_LOG)
+        reporting.print_report(wide, report)
     for line in reporting.problems(report):
         click.echo(f"oodbench: {line}", err=True)
     return report.exit_code

@@ -40,9 +40,7 @@ class Status(StrEnum):
     """Both are there, but not of the same protocol or data."""
 
 
-COMPARED = frozenset(
-    {Status.SAME, Status.CHANGED, Status.RETRAINED, Status.BETTER, Status.WORSE}
-)
+COMPARED = frozenset({Status.SAME, Status.CHANGED, Status.RETRAINED, Status.BETTER, Status.WORSE})
 """What a cell is that was compared."""
 
 
@@ -250,9 +248,12 @@ def _drifted(match: Match, scores: _Scores, tolerance: float) -> Finding:
             Change(metric, values[0][metric], values[1][metric], tolerance=tolerance)
             for values in (derived, stored)
         )
-        unfounded |= max(
-            abs(from_scores.before - as_stored.before), abs(from_scores.after - as_stored.after)
-        ) > _FOLLOWS
+        unfounded |= (
+            max(
+                abs(from_scores.before - as_stored.before), abs(from_scores.after - as_stored.after)
+            )
+            > _FOLLOWS
+        )
         # A fault of the metrics shows in what is stored, one of the scores in what follows.
         changes.append(max(from_scores, as_stored, key=lambda change: change.harm))
     status = Status.CHANGED if drift > DRIFT else Status.SAME

@@ -265,9 +265,7 @@ def _tests(number: int, cell: Paired) -> Iterator[_Test]:
     limits = [scores[metrics.rank95(n) - 1] for scores in setting]
 
     def at_threshold(metric: str, images: Hashable, scores: Pair, sign: int) -> _Test:
-        accepted = [
-            (own <= limit).astype(float) for own, limit in zip(scores, limits, strict=True)
-        ]
+        accepted = [(own <= limit).astype(float) for own, limit in zip(scores, limits, strict=True)]
         step = 1 / scores[0].size
         return _Test(
             number,
@@ -346,7 +344,7 @@ class _Noise:
         factors = list(_factors(columns))
         variances = np.zeros(len(columns))
         for places, factor in factors:
-            np.add.at(variances, places, (factor**2).sum(axis=0))
+            variances[places] += (factor**2).sum(axis=0)
         key = np.array([seed, 5], dtype=np.uint64)
         rng = np.random.Generator(np.random.Philox(key=key))
         out = np.empty((_DRAWS, len(tests)))
@@ -380,5 +378,5 @@ def _factors(
     for mine in grouped.values():
         matrix = np.stack(list(mine.values()), axis=1)
         if matrix.shape[1] < matrix.shape[0]:
-            matrix = np.linalg.qr(matrix, mode="r")
+            matrix = np.asarray(np.linalg.qr(matrix, mode="r"))
         yield np.array(list(mine)), matrix

@@ -1,7 +1,7 @@
 """Two results folders side by side: which cells ask the same question, and their paired scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class Wanted:
         sets: Names of OOD sets.
     """
 
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     attacks: Sequence[str] = ()
     sets: Sequence[str] = ()
 
@@ -177,16 +177,16 @@ class Wanted:
         """
         mine = {id(each.record): each for each in found}
         records = self.selection.of([each.record for each in mine.values()], where)
-        for option, field, wanted in (
+        for option, name, wanted in (
             ("--attack", "perturbation", [a for a in self.attacks if "all" not in self.attacks]),
             ("--ood", "set", self.sets),
         ):
-            known = {record[field] for record in records}
+            known = {record[name] for record in records}
             for value in wanted:
                 if value not in known:
                     raise RequestError(f"{option} {value}: {where} has {', '.join(sorted(known))}")
             if wanted:
-                records = [record for record in records if record[field] in wanted]
+                records = [record for record in records if record[name] in wanted]
         return [mine[id(record)] for record in records]
 
 

@@ -89,32 +89,30 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _row(status: str, title: str, change: Change) -> tuple[str, ...]:
+def _row(title: str, finding: Finding) -> tuple[str, ...]:
+    """Return a cell's row: its first metric that is worse, else the one that changed most."""
+    change = next(iter(finding.worse), finding.foremost)
+    if change is None:
+        return (finding.status.value, title, *[""] * (len(HEADER) - 2))
+    others = f" +{len(finding.worse) - 1}" if finding.worse[1:] else ""
     return (
-        status,
+        finding.status.value,
         title,
-        _METRICS[change.metric],
+        _METRICS[change.metric] + others,
         _percent(change.before),
         _percent(change.after),
         f"{100 * (change.after - change.before):+.2f}",
-        f"{100 * change.margin:.2f}" if change.margin else "",
+        _percent(change.margin) if change.margin else "",
     )
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """Return what changed, a row a metric, as in `HEADER`: all that is worse, then some others.
-
-    Of a cell that is worse every metric that is; of another the one that changed most.
-    """
+    """Return what changed, a row a cell, as in `HEADER`: all that are worse, then some others."""
     names = dict(zip(map(id, report.findings), titles(report.findings), strict=True))
-    found = []
-    for finding in _worst_first(report.of(Status.WORSE)):
-        found += [_row("worse", names[id(finding)], change) for change in finding.worse]
+    shown = _worst_first(report.of(Status.WORSE))
     for status in (Status.BETTER, Status.CHANGED):
-        for finding in _worst_first(report.of(status))[:_SHOWN]:
-            if finding.foremost is not None:
-                found.append(_row(status.value, names[id(finding)], finding.foremost))
-    return found
+        shown += _worst_first(report.of(status))[:_SHOWN]
+    return [_row(names[id(finding)], finding) for finding in shown]
 
 
 def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -155,6 +153,8 @@ def _notes(report: Report) -> Iterator[str]:
         hidden = len(report.of(status)) - _SHOWN
         if hidden > 0:
             yield f"{hidden} more {status.value}."
+    if any(finding.worse[1:] for finding in report.findings):
+        yield "+1: so many more metrics of the cell are worse."
     drifts = [f.drift for f in report.of(Status.CHANGED, Status.WORSE) if f.drift]
     if drifts:
         yield f"Same weights, other scores: they drifted by up to {max(drifts):.2g}."
@@ -170,9 +170,9 @@ def _notes(report: Report) -> Iterator[str]:
         if found:
             yield f"{status.value.capitalize()}: {_some(found)}."
     found = report.of(Status.INCOMPARABLE)
-    for why, cells in Counter(finding.why for finding in found).items():
+    for why in dict.fromkeys(finding.why for finding in found):
         mine = [finding for finding in found if finding.why == why]
-        yield f"Incomparable, {why}: {_some(mine)}." if cells else ""
+        yield f"Incomparable, {why}: {_some(mine)}."
     unfounded = [finding for finding in report.findings if finding.unfounded]
     if unfounded:
         yield f"Stored figures do not follow from stored scores: {_some(unfounded)}."
@@ -233,17 +233,18 @@ def print_report(console: "Console", report: Report) -> None:
 
     body = rows(report)
     if body:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for number, header in enumerate(HEADER):
             # Names are cut nowhere: they are what the table is for.
             table.add_column(header, justify="right" if number > 2 else "left", overflow="fold")
         for row in body:
-            table.add_row(*row, style="bold" if row[0] == "worse" else None)
+            table.add_row(*row, style="bold" if row[0] == Status.WORSE else None)
         console.print(table)
         console.print()
-    console.print(summary(report), highlight=False, markup=False)
+    plain = not console.is_terminal
+    console.print(summary(report), highlight=False, markup=False, soft_wrap=plain)
     for note in notes(report):
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=plain)
 
 
 def markdown(report: Report) -> str:
@@ -271,7 +272,7 @@ def _escaped(text: str) -> str:
     """Escape what GitHub would take for markup, entities, or the name of somebody to call."""
     text = re.sub(r"([\\|*<>`\[\]&~#])", r"\\\1", " ".join(text.split()))
     # A zero-width joiner keeps @name from calling anybody.
-    text = re.sub(r"@(?=\w)", "@\u200d", text)
+    text = re.sub(r"@(?=[A-Za-z])", "@\u200d", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
@@ -327,8 +328,8 @@ def junit(report: Report) -> str:
     cases = []
     for finding, title in zip(report.findings, titles(report.findings), strict=True):
         record = finding.record
-        case = ET.Element("testcase", classname=f"{record['suite']}.{record['detector']}")
-        case.set("name", _clean(title))
+        group = _clean(f"{record['suite']}.{record['detector']}")
+        case = ET.Element("testcase", classname=group, name=_clean(title))
         if finding.status is Status.WORSE:
             told = [_told(change) for change in finding.worse]
             ET.SubElement(case, "failure", message=told[0]).text = "\n".join(told)
@@ -382,7 +383,7 @@ def _suite(cases: Sequence[ET.Element]) -> str:
         "skipped": count("skipped"),
     }
     root = ET.Element("testsuites", name="oodbench check")
-    suite = ET.SubElement(root, "testsuite", name="oodbench check", **totals)
+    suite = ET.SubElement(root, "testsuite", {"name": "oodbench check", **totals})
     suite.extend(cases)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -21,6 +21,8 @@ from oodbench.workbench import Workbench
 _THREAT = ("preset", "eps", "budget")
 """Parameters of a perturbation that a request has fields for."""
 
+_NO_MORE = "it cannot be asked for any more: a parameter, or what it was by default, has changed"
+
 
 @dataclass
 class Rerun:
@@ -72,12 +74,13 @@ def rerun(
     ]
     _check_weights(plans, bench)
     writable_folder(results, "results")
-    done = Rerun()
+    done = Rerun(failed={each.record["cell_key"]: _NO_MORE for each in wanted})
     for plan in plans:
         outcome = execute(plan)
         keys = {cell: digest(question(plan.identities.cell(cell))) for cell in plan.cells}
         for cell, key in keys.items():
             if cell in plan.done:
+                del done.failed[key]
                 path = plan.record_path(cell)
                 done.stored.append(Stored(path, read_record(path)))
             else:
