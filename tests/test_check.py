@@ -134,6 +134,17 @@ def test_a_drift_that_harms_nothing_is_told_as_changed_and_passes(
     assert "drifted by up to 0.0002" in result.out
 
 
+def test_images_are_paired_by_id_whatever_their_order(check: Any, results: Path) -> None:
+    path = one(results)
+    record, arrays = read_record(path), read_scores(path)
+    del record["digests"]["record"]
+    order = np.random.default_rng(0).permutation(len(arrays["ids"]))
+    write_record(path, record, {name: array[order] for name, array in arrays.items()})
+    result = check()
+    assert result.code == 0
+    assert f"{CELLS} same." in result.out
+
+
 def test_tolerance_lets_a_loss_pass(check: Any, results: Path) -> None:
     rewrite(one(results), damaged)
     assert check().code == 1
