@@ -71,6 +71,7 @@ def command(
     a score is told, and a loss beyond --tolerance is worse; from other weights a loss is worse if
     it is also beyond what the choice of images explains. Exit code 0: nothing is worse; 1:
     something is; 2: cells are missing or cannot be compared, or nothing was compared.
+    --device, --batch-size, --data-root and --store are for --rerun.
     """
     radii = names(eps, "--eps")
     if radii:
