@@ -1,5 +1,6 @@
 """``oodbench check``: what is worse is named and refused, and nothing passes unmeasured."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from oodbench import gate
 from oodbench.api import Places
@@ -361,6 +363,9 @@ def test_another_version_of_a_plugin_is_compared_and_named(check: Any, results: 
         (("--seed", 7), "--seed 7:"),
         (("--eps", 8), "did you mean 8/255?"),
         (("--against", "/nowhere"), "--against /nowhere: no such folder"),
+        (("--against", __file__), "is a file, not a folder"),
+        (("--junit", "/"), "--junit /: is a folder"),
+        (("--junit", f"{__file__}/junit.xml"), "cannot write --junit to"),
     ],
 )
 def test_a_wrong_request_is_told_in_one_line(given: Any, told: str, check: Any) -> None:
@@ -483,7 +488,7 @@ def test_junit_has_a_case_for_each_cell(check: Any, results: Path, tmp_path: Pat
     assert names == ["mahalanobis, seed 0, none on flower"]
 
 
-HOSTILE = "<script>|`a`_b_*c*&lt;%@me[x](y)\x07"
+HOSTILE = "<script>|`a`_b_*c*&lt;%@me[x](y)[red]\x07"
 
 
 def report_of(detector: str) -> Report:
@@ -500,6 +505,9 @@ def test_a_hostile_name_is_escaped_in_every_form() -> None:
     assert "<script" not in text.replace("\\<", "")
     assert "&lt;" not in text.replace("\\&", "")
     assert "@me" not in text
+    console = Console(file=io.StringIO(), width=200)
+    reporting.print_report(console, report)
+    assert HOSTILE.replace("\x07", "") in console.file.getvalue()
     root = ET.fromstring(reporting.junit(report))
     assert HOSTILE.replace("\x07", "") in str(root[0][0].get("name"))
     assert HOSTILE in json.loads(reporting.as_json(report))["cells"][0]["title"]

@@ -79,7 +79,7 @@ def command(
 
         radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
     from oodbench import gate
-    from oodbench.files import DEFAULT_RESULTS
+    from oodbench.files import DEFAULT_RESULTS, writable_folder
     from oodbench.gate import reporting
     from oodbench.leaderboard import Selection
 
@@ -95,6 +95,11 @@ def command(
         attacks=names(attacks, "--attack"),
         sets=names(sets, "--ood"),
     )
+    if junit:
+        # Before the work, which would be lost otherwise.
+        if Path(junit).is_dir():
+            raise click.BadParameter(f"--junit {junit}: is a folder; name a file in it")
+        writable_folder(Path(junit).parent, "--junit")
     try:
         with reported() as progress:
             if rerun:

@@ -135,9 +135,9 @@ def results_of(results: str | Path | None, against: str | Path | None) -> tuple[
     """
     folder = Path(DEFAULT_RESULTS if results is None else results)
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise RequestError(
-            f"--results {folder}: {what}; `oodbench run --results {folder}` makes what is checked"
+            f"--results {folder}: {_no_folder(folder)};"
+            f" `oodbench run --results {folder}` makes what is checked"
         )
     return Results(folder), reference_of(against)
 
@@ -150,9 +150,16 @@ def reference_of(against: str | Path | None) -> Results:
     """
     if against is None:
         return Results(shipped_results(), "the reference that ships")
-    if not Path(against).is_dir():
-        raise RequestError(f"--against {against}: no such folder; leave it out for what ships")
-    return Results(Path(against))
+    folder = Path(against)
+    if not folder.is_dir():
+        raise RequestError(
+            f"--against {folder}: {_no_folder(folder)}; leave it out for what ships"
+        )
+    return Results(folder)
+
+
+def _no_folder(path: Path) -> str:
+    return "is a file, not a folder" if path.exists() else "no such folder"
 
 
 @dataclass(frozen=True)

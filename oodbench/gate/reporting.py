@@ -230,6 +230,7 @@ def print_report(console: "Console", report: Report) -> None:
     """Print a table of what changed, and what there is to say."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     body = rows(report)
     if body:
@@ -238,7 +239,8 @@ def print_report(console: "Console", report: Report) -> None:
             # Names are cut nowhere: they are what the table is for.
             table.add_column(header, justify="right" if number > 2 else "left", overflow="fold")
         for row in body:
-            table.add_row(*row, style="bold" if row[0] == Status.WORSE else None)
+            # As text: names are not markup.
+            table.add_row(*map(Text, row), style="bold" if row[0] == Status.WORSE else None)
         console.print(table)
         console.print()
     plain = not console.is_terminal
