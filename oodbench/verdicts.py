@@ -1,0 +1,89 @@
+"""What detectors say of pictures, as a table for people."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from oodbench.scoring import OUT, Scored, Scorer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NAMED = 3
+
+
+def print_verdicts(console: "Console", found: Sequence[Scored], scorer: Scorer) -> None:
+    """Print a row for each picture and detector, what set the thresholds, and what was done."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    first = found[0]
+    several = len(scorer.held_out) > 1
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"suite {first.suite}, network {first.network}"
+        + ("" if several else f", {_who(first, scorer)}"),
+        title_justify="left",
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("image", overflow="fold")
+    if several:
+        table.add_column("detector", no_wrap=True)
+    for header in ("score", "margin", "ID ≥"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    before = ""
+    for one in found:
+        # A name is data; what looks like markup in it is none.
+        name = Text("" if one.image == before else one.image)
+        before = one.image
+        table.add_row(
+            name,
+            *([_who(one, scorer)] if several else []),
+            f"{one.score:.4g}",
+            f"{one.margin:+.4g}",
+            f"{100 * one.id_share:.2f} %",
+            Text(one.verdict, style="bold" if one.verdict == OUT else ""),
+        )
+    console.print(table)
+    console.print()
+    for line in _footnotes(found, scorer):
+        console.print(line, style="dim", highlight=False, markup=False)
+
+
+def _who(one: Scored, scorer: Scorer) -> str:
+    seeds = {subject.taught.seed for subject in scorer.held_out}
+    return f"{one.detector}, seed {one.seed}" if len(seeds) > 1 else one.detector
+
+
+def _footnotes(found: Sequence[Scored], scorer: Scorer) -> Iterator[str]:
+    told = {}
+    for one in found:
+        known = next(
+            held
+            for subject, held in scorer.held_out.items()
+            if (subject.detector.name, subject.taught.seed) == (one.detector, one.seed)
+        )
+        right = "" if known.accuracy is None else f", of which it classifies {known.accuracy:.1%}"
+        told[_who(one, scorer)] = (
+            f"{one.threshold:.4g} accepts 95 % of {one.n_id} held-out in-distribution images"
+            f"{right.replace('%', ' %')}{' right' if right else ''}"
+        )
+    for who, text in told.items():
+        yield f"Threshold of {who}: {text}."
+    yield (
+        "Margin: score − threshold. ID ≥: share of held-out in-distribution images that score at"
+        f" least as high; 5 % or less is {OUT}."
+    )
+    done: dict[str, dict[str, None]] = {}
+    for one in found:
+        for text in one.prepared:
+            done.setdefault(text, {})[one.image] = None
+    for text, names in done.items():
+        shown = ", ".join(list(names)[:_NAMED])
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{text[0].upper()}{text[1:]}: {shown}{more}."
+    suite = scorer.bench.suite(scorer.suite)
+    if suite.note:
+        yield suite.note
