@@ -18,6 +18,8 @@ from oodbench.registry import import_reference, load
 PENULTIMATE = "penultimate"
 """Tap of a network that names none: what its last linear layer is given."""
 
+# By which logits may be off where memory is in another order.
+_ORDER_TOLERANCE = 1e-3
 # Share of the logits' size by which a folded copy may be off.
 _FOLDED_TOLERANCE = 1e-3
 
@@ -73,8 +75,6 @@ class Foreign(Network):
     """
 
     factory: ClassVar[Callable[..., Any]]
-    # A user's forward may take for granted that what it reshapes is in the usual order.
-    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -100,6 +100,30 @@ class Foreign(Network):
             )
         self._named = () if unknown else chosen
         self.taps = chosen  # type: ignore[misc]
+
+    def settle(self, images: Tensor) -> None:
+        """Find out in which order in memory all networks of this class can work.
+
+        The one that is faster serves no forward that takes the usual one for granted, as
+        ``view`` does.
+
+        Args:
+            images: Float tensor [N, 3, H, W] in [0, 1].
+        """
+        kind = type(self)
+        usual, quick = (
+            images.contiguous(memory_format=order).requires_grad_()
+            for order in (torch.contiguous_format, Network.memory_format)
+        )
+        with torch.enable_grad():
+            expected = self.module(usual)
+            try:
+                found = copy.deepcopy(self.module).to(memory_format=Network.memory_format)(quick)
+                found.sum().backward()
+                same = torch.allclose(found, expected, rtol=_ORDER_TOLERANCE, atol=_ORDER_TOLERANCE)
+            except Exception:
+                same = False
+        kind.memory_format = Network.memory_format if same else torch.contiguous_format
 
     def tapped(self, images: Tensor, until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Run the network and keep its feature maps; see `Network.tapped`.

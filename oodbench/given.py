@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodbench.errors import RequestError
+from oodbench.errors import CellError, RequestError
 from oodbench.foreign import Foreign
 from oodbench.identity import digest_bytes
 from oodbench.network import Network, initialised
@@ -58,6 +58,8 @@ def given_network(network: type[Network], outputs: int, weights: Path, images: T
     tensors = _fitting(read_weights(weights), built, weights)
     built.load_state_dict(tensors)
     _try(built, network.__name__, outputs, images)
+    if isinstance(built, Foreign):
+        built.settle(images)
     named = {f"network.{key}": value for key, value in tensors.items()}
     card = {"digest": tensors_digest(named)}
     return Given(_identity(network, built), Stored(named, card, weights))
@@ -121,16 +123,14 @@ def _is_weights(value: Any) -> bool:
 def _fitting(found: dict[str, Tensor], network: Network, path: Path) -> dict[str, Tensor]:
     """Return the weights under the network's own names and in its own types.
 
-    What wrappers put before every name (``module.``, ``_orig_mod.``, ``model.``) is taken off.
+    What wrappers put before every name (``module.``, ``_orig_mod.``, ``1.``) does not matter.
 
     Raises:
         RequestError: If names or shapes differ.
     """
     wanted: dict[str, Tensor] = network.state_dict()
-    before = "module." if isinstance(network, Foreign) else ""
+    found, before = _matched(found, wanted, "module." if isinstance(network, Foreign) else "")
     bare = {key.removeprefix(before): value for key, value in wanted.items()}
-    while not set(found) & set(bare) and (prefix := _common(found)):
-        found = {key.removeprefix(prefix): value for key, value in found.items()}
     counters = {key: value for key, value in bare.items() if key.endswith(_COUNTER)}
     found = {**{key: value for key, value in counters.items() if key not in found}, **found}
     shapes = [
@@ -156,11 +156,30 @@ def _fitting(found: dict[str, Tensor], network: Network, path: Path) -> dict[str
     }
 
 
-def _common(names: Mapping[str, Any]) -> str:
-    """Return the first part of all names where that is one, with its dot."""
-    first = {name.partition(".")[0] for name in names}
-    dotted = all("." in name for name in names)
-    return f"{first.pop()}." if dotted and len(first) == 1 else ""
+def _matched(
+    found: dict[str, Tensor], wanted: Mapping[str, Any], before: str
+) -> tuple[dict[str, Tensor], str]:
+    """Take off what stands before all names, there or here, as little as makes some names equal.
+
+    Returns:
+        The tensors by what is left of their names, and what stands before the network's names.
+    """
+    own = [before + prefix for prefix in _prefixes([key.removeprefix(before) for key in wanted])]
+    pairs = [(theirs, ours) for theirs in _prefixes(list(found)) for ours in own]
+    for theirs, ours in sorted(pairs, key=lambda pair: sum(text.count(".") for text in pair)):
+        if any(ours + key.removeprefix(theirs) in wanted for key in found):
+            return {key.removeprefix(theirs): value for key, value in found.items()}, ours
+    return found, before
+
+
+def _prefixes(names: list[str]) -> list[str]:
+    """Return what stands before all names, up to each dot, the empty text first."""
+    prefixes = [""]
+    for depth, parts in enumerate(zip(*(name.split(".")[:-1] for name in names), strict=False)):
+        if len(set(parts)) > 1:
+            break
+        prefixes.append(".".join(names[0].split(".")[: depth + 1]) + ".")
+    return prefixes
 
 
 def _try(network: Network, name: str, outputs: int, images: Tensor) -> None:
@@ -175,8 +194,8 @@ def _try(network: Network, name: str, outputs: int, images: Tensor) -> None:
             logits = network(images)
             again = network(images)
             alone = [network(image[None]) for image in images]
-    except RequestError:
-        raise
+    except CellError as error:
+        raise RequestError(f"{what}: {error}") from error
     except Exception as error:
         told = str(error).partition("\n")[0]
         raise RequestError(

@@ -17,7 +17,7 @@ from oodbench.commands.options import (
 
 if TYPE_CHECKING:
     from oodbench.data.named import Unread
-    from oodbench.scoring import Failed, Scored, Scorer
+    from oodbench.scoring import Scored, Scorer
 
 
 @click.command("score")
