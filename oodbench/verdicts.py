@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NAMED = 3
+_LEAST_WIDTH = 12
 
 
 def print_verdicts(console: "Console", found: Sequence[Scored], scorer: Scorer) -> None:
@@ -27,20 +28,20 @@ def print_verdicts(console: "Console", found: Sequence[Scored], scorer: Scorer) 
         pad_edge=False,
         show_edge=False,
     )
-    table.add_column("image", overflow="fold")
-    if several:
-        table.add_column("detector", no_wrap=True)
+    # Beside a column of detectors a long path would have no room.
+    widest = max(len(f"  {_who(one, scorer)}") for one in found)
+    table.add_column("image", overflow="fold", min_width=widest if several else _LEAST_WIDTH)
     for header in ("score", "margin", "ID ≥"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     before = ""
     for one in found:
         # A name is data; what looks like markup in it is none.
-        name = Text("" if one.image == before else one.image)
+        if several and one.image != before:
+            table.add_row(Text(one.image))
         before = one.image
         table.add_row(
-            name,
-            *([_who(one, scorer)] if several else []),
+            Text(f"  {_who(one, scorer)}" if several else one.image),
             f"{one.score:.4g}",
             f"{one.margin:+.4g}",
             f"{100 * one.id_share:.2f} %",
