@@ -1,19 +1,18 @@
 """What a run will do: the cells asked for, what they stand on, and what is there already."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from oodbench.cells import Cell, Identities, Subjected
+from oodbench.chosen import chosen_detectors, selected, subjected
 from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
-from oodbench.foreign import is_factory
 from oodbench.identity import digest, parameters
 from oodbench.imported import ImportedSet, how_to_get
-from oodbench.plugins import PluginSpec, field_types, passed_on, resolved, with_settings
-from oodbench.recipe import Plain
+from oodbench.plugins import PluginSpec, field_types, passed_on
 from oodbench.records import (
     SIDES,
     Arrays,
@@ -23,7 +22,7 @@ from oodbench.records import (
     read_record,
     read_scores,
 )
-from oodbench.registry import entries, find, load
+from oodbench.registry import entries, load
 from oodbench.sides import CLEAN, AttackedId, id_search, ood_source, sides_of
 from oodbench.workbench import Taught, Workbench
 
@@ -253,7 +252,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         raise RequestError(f"--budget {request.budget}: at least 1 gradient step is needed")
     _check_side(request)
     attacks = [
-        PluginSpec("attacks", name) for name in _selected("attacks", request.attacks, _all_attacks)
+        PluginSpec("attacks", name) for name in selected("attacks", request.attacks, _all_attacks)
     ]
     detectors, attacks = chosen_detectors(request, bench, attacks)
     device = bench.device.type
@@ -289,98 +288,6 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     for cell in cells:
         plan.find(cell)
     return plan
-
-
-def chosen_detectors(
-    request: Request, bench: Workbench, others: Sequence[PluginSpec] = ()
-) -> tuple[list[PluginSpec], list[PluginSpec]]:
-    """Return the detectors of a request, and other plugins, with their parameters set.
-
-    Schedule and network are looked at too. With weights that a user brings only detectors of a
-    plainly trained network are left, since nothing says that they were taught otherwise.
-
-    Raises:
-        RequestError: If something asked for is not there or does not fit.
-    """
-    suite = bench.suite(request.suite)
-    bench.schedule(request.suite, request.schedule or suite.schedule)
-    bench.network(_network(request, bench))
-    detectors = [
-        PluginSpec("detectors", name)
-        for name in _selected("detectors", request.detectors, lambda: entries("detectors"))
-    ]
-    changed = with_settings([*detectors, *others], request.settings)
-    detectors, others = changed[: len(detectors)], changed[len(detectors) :]
-    detectors = [resolved(spec, suite.published) for spec in detectors]
-    if request.weights is not None:
-        detectors = _of_plain_networks(detectors, request, bench)
-    return detectors, list(others)
-
-
-def subjected(request: Request, bench: Workbench, detector: PluginSpec, seed: int) -> Subjected:
-    """Return a detector of a request with the training, or the given weights, behind it."""
-    schedule = request.schedule or bench.suite(request.suite).schedule
-    network = _network(request, bench)
-    taught = bench.taught(detector, request.suite, schedule, network, seed, request.weights)
-    # What does not fit is told before anything else is done.
-    bench.given(taught)
-    return Subjected(detector, taught, request.limit)
-
-
-def _network(request: Request, bench: Workbench) -> str:
-    """Return the name, path or ``module:factory`` of the network.
-
-    Raises:
-        RequestError: If what is asked for does not go together.
-    """
-    for option, value in (("--model", request.model), ("--weights", request.weights)):
-        if value is not None and not value.strip():
-            raise RequestError(f"{option} is empty; give a value, or leave it out")
-    if request.model is not None and request.network is not None:
-        raise RequestError("--model and --network both name the network; leave one out")
-    network = request.model or request.network or bench.suite(request.suite).network
-    if request.model is not None and not is_factory(request.model):
-        raise RequestError(
-            f"--model {request.model}: write MODULE:FACTORY or FILE.py:FACTORY, such as"
-            " mynet:make for the function make of mynet.py"
-        )
-    if request.weights is None:
-        if is_factory(network):
-            raise RequestError(
-                f"--model {network} needs --weights FILE, since a network of your own is never"
-                " trained here; torch.save(model.state_dict(), FILE) makes one"
-            )
-        return network
-    for option, given in (
-        (f"--schedule {request.schedule}", request.schedule is not None),
-        ("--retrain", bench.settings.retrain),
-        (f"--seed {','.join(map(str, request.seeds))}", len(request.seeds) > 1),
-    ):
-        if given:
-            what = "one seed is enough" if option.startswith("--seed") else "leave it out"
-            raise RequestError(f"{option}: weights that are given are not trained; {what}")
-    return network
-
-
-def _of_plain_networks(
-    detectors: Sequence[PluginSpec], request: Request, bench: Workbench
-) -> list[PluginSpec]:
-    """Leave out detectors that need a network taught otherwise, where only ``all`` asked for them.
-
-    Raises:
-        RequestError: If one was asked for by name.
-    """
-    others = [spec for spec in detectors if spec.instance.recipe != Plain()]
-    named = [spec.name for spec in others if spec.reference in request.detectors]
-    if named:
-        raise RequestError(
-            f"--weights: {', '.join(named)} needs a network taught in its own way; detectors of a"
-            " plainly trained network take yours"
-        )
-    if others:
-        names = ", ".join(spec.name for spec in others)
-        bench.progress.note(f"left out, since a plainly trained network is not theirs: {names}")
-    return [spec for spec in detectors if spec not in others]
 
 
 def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
@@ -437,23 +344,6 @@ def _all_attacks() -> list[str]:
             name,
         ),
     )
-
-
-def _selected(
-    kind: str, names: Iterable[str], everything: Callable[[], Iterable[str]]
-) -> list[str]:
-    chosen: dict[str, None] = {}
-    for name in names:
-        chosen |= dict.fromkeys(everything() if name == "all" else (name,))
-    taken: dict[str, str] = {}
-    for reference in chosen:
-        name = find(kind, reference).name
-        if name in taken:
-            raise RequestError(
-                f"{taken[name]} and {reference} would both be called {name}; rename one"
-            )
-        taken[name] = reference
-    return list(chosen)
 
 
 def _with_threat(spec: PluginSpec, request: Request, budget: int) -> PluginSpec:

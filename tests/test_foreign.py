@@ -23,6 +23,7 @@ from oodbench.plan import Request, make_plan
 from oodbench.records import find_records, read_arrays, read_record
 from oodbench.testing import check_network
 
+ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).parent / "plugins" / "own_networks.py"
 PLAIN = "msp,odin,energy,mahalanobis,mahalanobis_single"
 
@@ -310,9 +311,10 @@ def test_what_is_wrong_with_a_network_is_told_in_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--detector msp,oe", "oe needs a network taught in its own way"),
+        ("--detector msp,oe", "oe needs a network taught in another way"),
         ("--detector energy_finetuned", "energy_finetuned needs a network taught"),
-        ("--detector {plugins}/mine.py", "mine needs a network taught in its own way"),
+        ("--detector oe,atom", "oe, atom need a network taught in another way"),
+        ("--detector {plugins}/mine.py", "mine needs a network taught in another way"),
         ("--detector msp --network conv3", "both name the network"),
         ("--detector msp --schedule fast", "--schedule fast: weights that are given are not"),
         ("--detector msp --retrain", "--retrain: weights that are given are not trained"),
@@ -327,6 +329,17 @@ def test_what_a_given_network_cannot_have_is_refused(
     assert result.code == 2
     assert message in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_detector_whose_recipe_lacks_a_value_for_the_suite_is_not_of_a_plain_network(
+    tiny: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    bench = Places("cpu", store=tmp_path).workbench()
+    # As ccu's does for any suite that does not say how many components there are.
+    bench.suite(tiny).published["ccu"].clear()
+    request = Request(suite=tiny, model=f"{OWN}:Net", weights=str(files["good"]))
+    plan = make_plan(request, bench, tmp_path / "results")
+    assert {cell.subject.detector.name for cell in plan.cells} == set(PLAIN.split(","))
 
 
 def test_a_detector_of_a_users_own_takes_a_users_network(
@@ -356,6 +369,18 @@ def test_a_module_beside_the_working_folder_is_found(
     monkeypatch.syspath_prepend("/nowhere")
     (in_folder / "a_users_net.py").write_text(OWN.read_text())
     assert network_class("a_users_net:Net").__name__ == "a_users_net:Net"
+
+
+def test_the_network_of_the_documentation_works(run: Any, in_folder: Path) -> None:
+    text = (ROOT / "docs" / "own_network.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(# mynet.py\n.*?)```", text, re.DOTALL)
+    (in_folder / "mynet.py").write_text(source, encoding="utf-8")
+    made = initialised(network_class("mynet:Net"), 3, 0)
+    torch.save(made.module.state_dict(), in_folder / "mynet.pth")
+    brought = ("--model", "mynet:Net", "--weights", "mynet.pth")
+    result = run("--detector", "msp,mahalanobis", "--ood", "rings", *brought, "--json")
+    assert result.code == 0, result.err
+    assert [record["network"] for record in result.json] == ["mynet:net"] * 2
 
 
 def test_only_a_colon_before_a_name_makes_a_factory() -> None:
