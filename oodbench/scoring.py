@@ -2,58 +2,29 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from oodbench import metrics
 from oodbench.api import Places, names
 from oodbench.cells import Subjected
+from oodbench.chosen import chosen_detectors, subjected
 from oodbench.data.named import Picture, Unread, find_pictures, read_picture
 from oodbench.errors import CellError, RequestError
-from oodbench.identity import PROTOCOL, digest_bytes
-from oodbench.plan import Request, chosen_detectors, subjected
+from oodbench.held_out import HeldOut, held_out, looked_at
+from oodbench.identity import digest_bytes
+from oodbench.plan import Request
 from oodbench.progress import Progress
-from oodbench.store import TensorStore
-from oodbench.subject import Shown, Subject, judged, judged_by_count
-from oodbench.work import with_memory
 from oodbench.workbench import Workbench
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OUT, IN = "out-of-distribution", "in-distribution"
-
-_PURPOSE = "score"
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What a detector says of held-out in-distribution images.
-
-    Attributes:
-        scores: float32 [n], ascending.
-        accuracy: Share of them that are classified right; None where they have no labels.
-    """
-
-    scores: NDArray[np.float32]
-    accuracy: float | None
-
-    @property
-    def threshold(self) -> float:
-        """Lowest of their scores that accepts at least 95 % of them."""
-        return metrics.threshold95(self.scores)
-
-    def at_least(self, score: float) -> int:
-        """Return how many of them have at least a score."""
-        return len(self.scores) - int(np.searchsorted(self.scores, np.float32(score), "left"))
 
 
 @dataclass(frozen=True)
@@ -126,49 +97,54 @@ class Scorer:
         bench: Where they work.
         suite: Name or path of the suite.
         subjects: The detectors.
-        held_out: What each says of held-out images.
-        failed: Detectors that cannot say anything.
+        held_out: What each says of held-out images, as far as it was asked for.
     """
 
     bench: Workbench
     suite: str
     subjects: list[Subjected]
     held_out: dict[Subjected, HeldOut] = field(default_factory=dict)
-    failed: list[Failed] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: Request, bench: Workbench) -> "Scorer":
-        """Make the detectors of a request ready: train, fit and set thresholds where needed.
+        """Choose the detectors of a request; none is trained or fitted yet.
 
         Raises:
             RequestError: If something asked for is not there or does not fit.
         """
         detectors, _ = chosen_detectors(request, bench)
-        found = cls(
-            bench,
-            request.suite,
-            [
-                subjected(request, bench, detector, seed)
-                for detector in detectors
-                for seed in request.seeds
-            ],
-        )
-        for subject in found.subjects:
-            try:
-                found.held_out[subject] = held_out(subject, bench)
-            except CellError as error:
-                found.failed.append(Failed(subject.title, str(error)))
-        return found
+        subjects = [
+            subjected(request, bench, detector, seed)
+            for detector in detectors
+            for seed in request.seeds
+        ]
+        return cls(bench, request.suite, subjects)
 
     def scored(self, given: Sequence[str | Path]) -> Iterator[Scored | Unread | Failed]:
-        """Score pictures and folders of them, in their order, a batch at a time."""
+        """Score pictures and folders of them, in their order, a batch at a time.
+
+        Detectors are trained and fitted, and thresholds set, where that is needed and there is a
+        picture to score.
+
+        Raises:
+            RequestError: If the suite has no images to set thresholds by.
+        """
         found = find_pictures(given)
+        if any(isinstance(one, Path) for one in found):
+            yield from self._make_ready()
         size = self.bench.settings.batch_size
         with self.bench.progress.task("scoring", len(found)) as task:
             for start in range(0, len(found), size):
                 some = found[start : start + size]
                 yield from self._batch(some)
                 task.advance(len(some))
+
+    def _make_ready(self) -> Iterator[Failed]:
+        for subject in self.subjects:
+            try:
+                self.held_out[subject] = held_out(subject, self.bench)
+            except CellError as error:
+                yield Failed(subject.title, str(error))
 
     def _batch(self, found: Sequence[Path | Unread]) -> Iterator[Scored | Unread | Failed]:
         resampling = self.bench.suite(self.suite).resampling
@@ -209,7 +185,7 @@ class Scorer:
         # The same pixels have the same score, whatever their file is called.
         ids = [digest_bytes([one.pixels.tobytes()]) for one in pictures]
         ready = self.bench.subject(subject.detector, subject.taught, "judge")
-        scores, classes = _looked_at(ready, pixels.to(self.bench.device), ids)
+        scores, classes = looked_at(ready, pixels.to(self.bench.device), ids)
         known = self.held_out[subject]
         id_set = self.bench.suite(self.suite).id_set
         labels = self.bench.image_set(self.suite, id_set).classes or ()
@@ -238,88 +214,6 @@ class Scorer:
                 )
             )
         return result
-
-
-def held_out(subject: Subjected, bench: Workbench) -> HeldOut:
-    """Return what a detector says of the suite's validation images, which no training sees.
-
-    It is kept in the store of weights, if that can be written.
-
-    Raises:
-        RequestError: If the suite has no such images.
-        CellError: If they cannot be scored.
-    """
-    taught = subject.taught
-    suite = bench.suite(taught.suite)
-    images = bench.images(taught.suite, suite.id_set, "val")
-    if not len(images):
-        raise RequestError(f"{suite.id_set} has no validation images to set a threshold by")
-    identity = {
-        "protocol": PROTOCOL,
-        "statistics": bench.state_identity(subject.detector, taught),
-        "network": bench.training_question(taught)["network"],
-        "images": images.digest,
-        "device": bench.device.type,
-    }
-    store = TensorStore(bench.settings.store)
-    stem = (Path(taught.suite).stem, "held-out", subject.detector.name, str(taught.seed))
-    path = store.path(stem, identity)
-    found = store.load(path, identity)
-    if found is None:
-        tensors = with_memory(bench, partial(_score_held_out, subject, bench))
-        with suppress(OSError):
-            store.save(path, tensors, identity, {})
-    else:
-        tensors = found.tensors
-    right = tensors.get("correct")
-    return HeldOut(
-        np.sort(tensors["scores"].numpy()),
-        None if right is None else float(right.double().mean()),
-    )
-
-
-def _score_held_out(subject: Subjected, bench: Workbench, batch_size: int) -> dict[str, Tensor]:
-    taught = subject.taught
-    images = bench.images(taught.suite, bench.suite(taught.suite).id_set, "val")
-    ready = bench.subject(subject.detector, taught, "judge")
-    scores, classes = [], []
-    title = f"held-out images, {subject.title}"
-    with bench.progress.task(title, len(images)) as task:
-        for start in range(0, len(images), batch_size):
-            rows = range(start, min(start + batch_size, len(images)))
-            ids = [images.ids[i] for i in rows]
-            some, predicted = _looked_at(ready, bench.pixels(images, rows), ids)
-            scores.append(some)
-            classes.append(predicted)
-            task.advance(len(rows))
-    found = {"scores": torch.from_numpy(np.concatenate(scores))}
-    if images.labels is not None:
-        right = np.concatenate(classes) == images.labels
-        found["correct"] = torch.from_numpy(right)
-    return found
-
-
-def _looked_at(
-    ready: Subject, pixels: Tensor, ids: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return scores, float32 [N], and classes, int64 [N], of images uint8 [N, 3, H, W].
-
-    Raises:
-        CellError: If they cannot be scored.
-    """
-    shown = Shown.of(pixels)
-    try:
-        with torch.no_grad():
-            classes = ready.detector.predict(ready.model, shown.inputs)[: shown.rows]
-        if ready.detector.draws == 1:
-            scores = judged(ready.detector.score, ready.model, shown)
-        else:
-            scores = judged_by_count(ready.detector.score, ready.model, pixels, _PURPOSE, ids)
-    except (CellError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise CellError(f"{type(error).__name__}: {error}") from error
-    return scores.cpu().numpy(), classes.cpu().numpy()
 
 
 def score_images(
@@ -380,7 +274,7 @@ def score_images(
     places = Places(device, batch_size, data_root, store=store)
     scorer = Scorer.of(request, places.workbench(progress))
     rows = []
-    failed = list(scorer.failed)
+    failed = []
     for one in scorer.scored([images] if isinstance(images, str | Path) else images):
         if isinstance(one, Scored):
             rows.append(asdict(one) | {"error": None})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from oodbench.data.sources import printable
 from oodbench.scoring import OUT, Scored, Scorer
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ def print_verdicts(console: "Console", found: Sequence[Scored], scorer: Scorer) 
     # Beside a column of detectors a long path would have no room.
     widest = max(len(f"  {_who(one, scorer)}") for one in found)
     table.add_column("image", overflow="fold", min_width=widest if several else _LEAST_WIDTH)
-    for header in ("score", "margin", "ID ≥"):
+    for header in ("score", "threshold", "ID ≥"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     before = ""
     for one in found:
         # A name is data; what looks like markup in it is none.
         if several and one.image != before:
-            table.add_row(Text(one.image))
+            table.add_row(Text(printable(one.image)))
         before = one.image
         table.add_row(
-            Text(f"  {_who(one, scorer)}" if several else one.image),
+            Text(f"  {_who(one, scorer)}" if several else printable(one.image)),
             f"{one.score:.4g}",
-            f"{one.margin:+.4g}",
+            f"{one.threshold:.4g}",
             f"{100 * one.id_share:.2f} %",
             Text(one.verdict, style="bold" if one.verdict == OUT else ""),
         )
@@ -58,33 +59,29 @@ def _who(one: Scored, scorer: Scorer) -> str:
     return f"{one.detector}, seed {one.seed}" if len(seeds) > 1 else one.detector
 
 
+def _accuracy(scorer: Scorer) -> str:
+    """Return how many held-out images are classified right, since a poor network knows little."""
+    right = [held.accuracy for held in scorer.held_out.values() if held.accuracy is not None]
+    if not right:
+        return ""
+    low, high = f"{100 * min(right):.1f}", f"{100 * max(right):.1f}"
+    return f" ({low if low == high else f'{low} to {high}'} % of them classified right)"
+
+
 def _footnotes(found: Sequence[Scored], scorer: Scorer) -> Iterator[str]:
-    told = {}
-    for one in found:
-        known = next(
-            held
-            for subject, held in scorer.held_out.items()
-            if (subject.detector.name, subject.taught.seed) == (one.detector, one.seed)
-        )
-        right = "" if known.accuracy is None else f", of which it classifies {known.accuracy:.1%}"
-        told[_who(one, scorer)] = (
-            f"{one.threshold:.4g} accepts 95 % of {one.n_id} held-out in-distribution images"
-            f"{right.replace('%', ' %')}{' right' if right else ''}"
-        )
-    for who, text in told.items():
-        yield f"Threshold of {who}: {text}."
     yield (
-        "Margin: score − threshold. ID ≥: share of held-out in-distribution images that score at"
-        f" least as high; 5 % or less is {OUT}."
+        f"Threshold: the lowest score that accepts 95 % of {found[0].n_id} held-out"
+        f" in-distribution images{_accuracy(scorer)}. ID ≥: share of them that score at least as"
+        f" high as the image; 5 % or less is {OUT}."
     )
     done: dict[str, dict[str, None]] = {}
     for one in found:
         for text in one.prepared:
             done.setdefault(text, {})[one.image] = None
     for text, names in done.items():
-        shown = ", ".join(list(names)[:_NAMED])
+        some = ", ".join(printable(name) for name in list(names)[:_NAMED])
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield f"{text[0].upper()}{text[1:]}: {shown}{more}."
+        yield f"{text[0].upper()}{text[1:]}: {some}{more}."
     suite = scorer.bench.suite(scorer.suite)
     if suite.note:
         yield suite.note

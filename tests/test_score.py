@@ -1,6 +1,7 @@
 """Single pictures get scores and verdicts, whatever file they are in."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from PIL import Image
 
 from oodbench import metrics, score_images
 from oodbench.data.named import Picture, Unread, as_image, find_pictures, read_picture
-from oodbench.scoring import IN, OUT, HeldOut
+from oodbench.held_out import HeldOut
+from oodbench.scoring import IN, OUT
 from tests.picture_files import pixels
 
 SIDE = 32
@@ -75,8 +77,58 @@ def test_every_kind_of_file_is_scored_or_told_in_one_line(score: Any, tmp_path: 
     assert table.code == 2
     verdicts = [line["verdict"] for line in lines(result)]
     assert re.findall(r"(?:in|out-of)-distribution(?= *\n)", table.out)[: len(good)] == verdicts
-    nothing = score(*bad)
-    assert (nothing.code, nothing.out) == (2, "")
+    assert "text.png" not in table.out
+
+
+def test_where_nothing_can_be_scored_nothing_is_trained(score: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reasons = {
+        "missing.png": "no such file or folder",
+        "pipe": "not a file",
+        "x" * 300: "File name too long",
+    }
+    result = score(*(tmp_path / name for name in reasons), "--store", tmp_path / "new")
+    assert (result.code, result.out) == (2, "")
+    told = result.err.splitlines()
+    assert [line.rpartition(": ")[2] for line in told] == list(reasons.values())
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_of_pictures_are_whole_for_programs_and_cannot_forge_lines_for_people(
+    score: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("long" * 50) / "[bold]two\nlines"
+    file = write(folder / "a\x1b[31m.png", pixels("a"))
+    (line,) = lines(score(file, "--json"))
+    assert line["image"] == str(file)
+    result = score(file)
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    assert "[bold]two" in "".join(result.out.split())
+    assert "two\n" not in result.out.replace("\\n", "")
+    (folder / "b.png").touch()
+    (told,) = [line for line in score(folder).err.splitlines() if "empty" in line]
+    assert told.startswith("oodbench: ")
+
+
+def test_the_table_has_score_threshold_and_verdict_of_each_detector_and_what_was_done(
+    score: Any, tmp_path: Path
+) -> None:
+    big, same = write(tmp_path / "big.png", pixels("a", 64, 96)), tmp_path / "same.png"
+    write(same, pixels("b"))
+    chosen = "msp,energy"
+    found = lines(score(big, same, "--json", detector=chosen))
+    table = score(big, same, detector=chosen).out
+    rows = [line.split() for line in table.splitlines()]
+    for line in found:
+        figures = [f"{line['score']:.4g}", f"{line['threshold']:.4g}"]
+        share = f"{100 * line['id_share']:.2f}"
+        assert [line["detector"], *figures, share, "%", line["verdict"]] in rows
+    said = " ".join(table.split())
+    assert "accepts 95 % of 30 held-out in-distribution images" in said
+    assert "centre 32×32 cut out, 67 % of it: " in said
+    # What is as large as the suite's images is not touched, and nothing is said of it.
+    assert said.count("same.png") == 1
 
 
 def test_the_verdict_comes_from_validation_images_and_agrees_with_the_share(
@@ -169,7 +221,7 @@ def test_a_network_of_ones_own_says_of_images_too(score: Any, tmp_path: Path) ->
     assert line["network"] == "own_networks:net"
     refused = score(file, *brought, detector="oe")
     assert refused.code == 2
-    assert "oe needs a network taught in its own way" in refused.err
+    assert "oe needs a network taught in another way" in refused.err
 
 
 def test_folders_are_searched_in_natural_order_and_each_file_counts_once(tmp_path: Path) -> None:

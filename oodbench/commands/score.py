@@ -47,6 +47,7 @@ def command(
     scored all the same.
     """
     from oodbench.api import Places
+    from oodbench.data.sources import printable
     from oodbench.plan import Request
     from oodbench.scoring import Failed, Scored, Scorer
 
@@ -64,7 +65,6 @@ def command(
     unread, failed = [], list[Failed]()
     with reported() as progress:
         scorer = Scorer.of(request, Places(**places).workbench(progress))
-        failed += scorer.failed
         for one in scorer.scored(images):
             if isinstance(one, Failed):
                 failed.append(one)
@@ -78,7 +78,7 @@ def command(
         _show(found, scorer)
     bad: list[Unread | Failed] = [*unread, *failed]
     for wrong in bad:
-        click.echo(f"oodbench: {wrong.name}: {' '.join(wrong.reason.split())}", err=True)
+        click.echo(f"oodbench: {printable(wrong.name)}: {' '.join(wrong.reason.split())}", err=True)
     if unread or failed:
         sys.exit(3 if failed else 2)
 

@@ -1,6 +1,8 @@
 """Pictures that a user names: found, read, and made into images of a suite, told how."""
 
 import io
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,22 +66,35 @@ def find_pictures(given: Sequence[str | Path]) -> list[Path | Unread]:
     """
     found: dict[Path | Unread, None] = {}
     for one in given:
-        path = Path(one).expanduser()
-        if path.is_dir():
-            found |= dict.fromkeys(_below(path))
-        else:
-            found[path] = None
+        found |= dict.fromkeys(_at(Path(one).expanduser()))
     return list(found)
+
+
+def _at(path: Path) -> list[Path | Unread]:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return [Unread(_told(path), "no such file or folder")]
+    except OSError as error:
+        return [Unread(_told(path), error.strerror or str(error))]
+    if stat.S_ISDIR(mode):
+        return _below(path)
+    return [path if stat.S_ISREG(mode) else Unread(_told(path), "not a file")]
 
 
 def _below(folder: Path) -> list[Path | Unread]:
     try:
         paths = pictures_among([entry.path for entry in FolderSource(folder).entries()])
     except RequestError as error:
-        return [Unread(shown(str(folder)), str(error))]
+        return [Unread(_told(folder), str(error))]
     if not paths:
-        return [Unread(shown(str(folder)), "no pictures in this folder")]
+        return [Unread(_told(folder), "no pictures in this folder")]
     return [folder / path for path in sorted(paths, key=natural)]
+
+
+def _told(path: Path) -> str:
+    """Return a path as text that can be encoded."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_picture(path: Path, side: int, resampling: str = "bilinear") -> Picture | Unread:
@@ -90,11 +105,8 @@ def read_picture(path: Path, side: int, resampling: str = "bilinear") -> Picture
         side: Height and width of the image.
         resampling: ``bilinear`` or ``box``.
     """
-    name = shown(str(path))
+    name = _told(path)
     try:
-        if not path.is_file():
-            there = path.exists()
-            return Unread(name, "not a file" if there else "no such file or folder")
         if path.stat().st_size > MEMBER_BYTES:
             return Unread(name, f"larger than {MEMBER_BYTES >> 20} MB")
         data = path.read_bytes()
