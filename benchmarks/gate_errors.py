@@ -118,7 +118,7 @@ def lines(alarms: int, caught: int) -> Iterator[str]:
         alone, _ = rate(*each, 0.0, AGAIN * alarms, (1,))
         yield f"The row of more than {100 * OFTEN:g} % with other random numbers, more often:"
         yield f"{_share(alone, AGAIN * alarms)}."
-    yield f"\nThe AUROC of one of the cells fell by 3 points, {caught} repeats; it should be caught:\n"
+    yield f"\nThe AUROC of one cell fell by 3 points, {caught} repeats; it should be caught:\n"
     yield "| cells | n ID | m OOD | correlation | AUROC before | interval alone | with tolerance |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for count in (1, 10, 100):

@@ -152,9 +152,7 @@ def reference_of(against: str | Path | None) -> Results:
         return Results(shipped_results(), "the reference that ships")
     folder = Path(against)
     if not folder.is_dir():
-        raise RequestError(
-            f"--against {folder}: {_no_folder(folder)}; leave it out for what ships"
-        )
+        raise RequestError(f"--against {folder}: {_no_folder(folder)}; leave it out for what ships")
     return Results(folder)
 
 
