@@ -23,7 +23,7 @@ FPR@95, both conventions, and the FNR of attacked ID images
     uncertainties and stays calibrated near 0 and 1, where the conservative form (outer order
     statistics, Clopper-Pearson) covers 96 to 100 % and is up to half as wide again. Below 59
     threshold-setting images no distribution-free one-sided 95 % bound exists; see
-    :func:`_counts_within`. The clean images that set the threshold of an FNR are the attacked ones
+    :func:`counts_within`. The clean images that set the threshold of an FNR are the attacked ones
     before the attack, and are taken as independent, which errs to the wide side: a sample that
     scores high raises the threshold too. On Gaussian scores shifted by an attack, 120 to 2000
     images, it covers 95 to 100 %, and is up to half as wide again as a paired bootstrap, which
@@ -45,7 +45,14 @@ from scipy import stats
 from oodbench import metrics
 from oodbench.metrics import Floats, sorted_scores, tie_counts
 
-__all__ = ["delong_variance", "intervals", "mean_intervals", "proportion_interval"]
+__all__ = [
+    "counts_within",
+    "delong_variance",
+    "intervals",
+    "mean_intervals",
+    "placements",
+    "proportion_interval",
+]
 
 Interval = tuple[float, float]
 _Pieces = tuple[list[tuple[Floats, Floats]], Callable[[float], float], float]
@@ -81,7 +88,7 @@ def delong_variance(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> floa
         ValueError: If scores are empty or contain NaN.
     """
     a, b = sorted_scores(id_scores, "ID scores"), sorted_scores(ood_scores, "OOD scores")
-    of_id, of_ood = _placements(a, b)
+    of_id, of_ood = placements(a, b)
     return _variance(of_id) + _variance(of_ood)
 
 
@@ -173,7 +180,7 @@ def mean_intervals(
         return parts, lambda t: scale * t * (1 - t), bound
 
     area: dict[str, _Pieces] = {
-        "auroc": ([_placements(a, b) for b in sets], _hanley_mcneil(n, total), exact),
+        "auroc": ([placements(a, b) for b in sets], _hanley_mcneil(n, total), exact),
         "aupr_out": average_precision([_influence(a, b)[::-1] for b in sets], prevalence),
         "aupr_in": average_precision(
             [_influence(-b[::-1], -a[::-1]) for b in sets], 1 - prevalence
@@ -209,10 +216,14 @@ def _variance(values: Floats) -> float:
     return float(values.var(ddof=1) / values.size) if values.size > 1 else float("nan")
 
 
-def _placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Share of OOD above each ID score and of ID below each OOD score, ties half."""
-    above = 1 - (np.searchsorted(b, a) + np.searchsorted(b, a, side="right")) / (2 * b.size)
-    below = (np.searchsorted(a, b) + np.searchsorted(a, b, side="right")) / (2 * a.size)
+def placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Share of OOD above each ID score and of ID below each OOD score, ties half.
+
+    In the order of the scores given; the mean of either is the AUROC.
+    """
+    known, others = np.sort(a), np.sort(b)
+    above = 1 - (np.searchsorted(others, a) + np.searchsorted(others, a, "right")) / (2 * b.size)
+    below = (np.searchsorted(known, b) + np.searchsorted(known, b, "right")) / (2 * a.size)
     return above, below
 
 
@@ -289,7 +300,7 @@ def _score_interval(
     return low, high
 
 
-def _counts_within(
+def counts_within(
     setting: Floats, other: Floats, inside: npt.NDArray[np.int64], between: Floats
 ) -> Floats:
     """How many ``other`` scores lie within a threshold between order statistics of ``setting``.
@@ -311,7 +322,7 @@ def _fpr95(a: Floats, sets: list[Floats], rng: np.random.Generator) -> Floats:
     inside, between = rng.binomial(a.size, 0.95, _DRAWS), rng.random(_DRAWS)
     total = np.zeros(_DRAWS)
     for b in sets:
-        count = _counts_within(a, b, inside, between)
+        count = counts_within(a, b, inside, between)
         total += rng.beta(count + 0.5, b.size - count + 0.5)
     return total / len(sets)
 
@@ -320,7 +331,7 @@ def _fpr95_ood(a: Floats, sets: list[Floats], rng: np.random.Generator) -> Float
     rejected = np.empty((_DRAWS, len(sets)))
     for s, b in enumerate(sets):
         inside, between = rng.binomial(b.size, 0.95, _DRAWS), rng.random(_DRAWS)
-        rejected[:, s] = _counts_within(-b[::-1], -a[::-1], inside, between)
+        rejected[:, s] = counts_within(-b[::-1], -a[::-1], inside, between)
     # One draw of the ID distribution serves all thresholds: Dirichlet increments between them.
     edges = np.sort(rejected, axis=1)
     shapes = np.diff(edges, prepend=-0.5, append=a.size + 0.5, axis=1)
