@@ -3,12 +3,16 @@
 import click
 
 from oodbench.commands.options import names, reported, whole_numbers
+from oodbench.plots import KINDS, Asked, plot
 
-_KINDS = ("roc", "scores", "eps", "winners", "heatmap", "gallery", "mining")
+_WIDTH = max(map(len, KINDS))
+_HELP = "Draw stored results, and why outliers are mined.\n\n\b\n" + "\n".join(
+    f"{kind:{_WIDTH}} {what}" for kind, what in KINDS.items()
+)
 
 
-@click.command("plot")
-@click.argument("kind", type=click.Choice(_KINDS))
+@click.command("plot", help=_HELP)
+@click.argument("kind", type=click.Choice(list(KINDS)))
 @click.option("--out", help="File to write, .png or .svg [default: ./oodbench-KIND.png]")
 @click.option(
     "--results",
@@ -45,17 +49,7 @@ def command(
     metric: str | None,
     images: int | None,
 ) -> None:
-    r"""Draw stored results, and why outliers are mined.
-
-    \b
-    roc      ROC curves with the operating point at 95 % TPR
-    scores   score histograms of clean ID, clean OOD and attacked OOD images
-    eps      FPR at 95 % TPR and AUROC against the radius (run --eps 2/255,4/255)
-    winners  which corruption or objective won how often
-    heatmap  a metric of detectors by OOD sets
-    gallery  the most damaged images (run --keep-images 8)
-    mining   why outliers are mined, in two dimensions; reads no results
-    """
+    """Draw one kind of figure."""
     _refuse_what_means_nothing(ctx, kind)
     radii = names(eps, "--eps")
     if radii:
@@ -63,7 +57,6 @@ def command(
 
         radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
     from oodbench.leaderboard.selection import Selection
-    from oodbench.plots import Asked, plot
 
     selection = Selection(
         suites=names(suites, "--suite"),

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 KINDS = {
     "roc": "ROC curves with the operating point at 95 % TPR",
     "scores": "score histograms of clean ID, clean OOD and attacked OOD images",
-    "eps": "FPR at 95 % TPR and AUROC against the radius",
+    "eps": "FPR at 95 % TPR and AUROC against the radius (run --eps 2/255,8/255)",
     "winners": "which corruption or objective won how often",
     "heatmap": "a metric of detectors by OOD sets",
-    "gallery": "the most damaged images that were kept",
-    "mining": "why outliers are mined, and why from a quantile on, in two dimensions",
+    "gallery": "the most damaged images (run --keep-images 8)",
+    "mining": "why outliers are mined, and why from a quantile on; reads no results",
 }
 """What each kind of figure shows; each is a module here."""
 
