@@ -8,7 +8,7 @@ is far from the classes, some is near, and a few outliers are drawn from the cla
 as any large pool holds some.
 
 ATOM keeps a quarter. In a plane a smaller share and a pool with few near outliers are needed for
-random ones to be as uninformative as they are among images; docs/plots.md has the measurements.
+random ones to be as uninformative as they are among images; docs/plots.md has measurements of both.
 """
 
 from collections.abc import Callable, Sequence
