@@ -23,7 +23,7 @@ from sklearn.metrics import roc_curve
 from oodbench import leaderboard as lb
 from oodbench import metrics, plots
 from oodbench.commands.plot import command
-from oodbench.errors import RequestError
+from oodbench.errors import DamagedFileError, RequestError
 from oodbench.identity import digest
 from oodbench.images import Images
 from oodbench.keeping import Kept, kept_path, most_damaged, read_kept
@@ -162,9 +162,17 @@ def visible(figure: Figure) -> Iterator[tuple[Text, Bbox]]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
+    beyond = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        room = 1e-9 * (high - low)
+        for tick in axis.get_major_ticks():
+            if not low - room <= tick.get_loc() <= high + room:
+                # Ticks beyond the axis are there, but are not drawn.
+                beyond |= {tick.label1, tick.label2}
     for text in figure.findobj(Text):
         axes = text.axes
-        hidden = axes is not None and not axes.get_visible()
+        hidden = text in beyond or (axes is not None and not axes.get_visible())
         if text.get_visible() and text.get_text().strip() and not hidden:
             yield text, text.get_window_extent(renderer)
 
@@ -237,7 +245,9 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_no_label_is_on_another_and_no_panel_is_empty(
     kind: str, store: Path, tmp_path: Path
 ) -> None:
-    drawn = plots.plot(kind, plots.Asked(store), tmp_path / "figure.png")
+    # Thirteen detectors at one radius; radii have a figure of their own.
+    selection = lb.Selection() if kind == "eps" else lb.Selection(eps=["8/255"])
+    drawn = plots.plot(kind, plots.Asked(store, selection=selection), tmp_path / "figure.png")
     assert (collisions(drawn.figure), empty(drawn.figure)) == ([], 0)
     assert drawn.path is not None
     assert drawn.path.read_bytes().startswith(b"\x89PNG")
@@ -295,8 +305,8 @@ def test_the_roc_curve_is_that_of_scikit_learn_ties_included(a: list[int], b: li
     for x, y in zip(*theirs[:2], strict=True):
         at = np.isclose(tpr, y)
         assert fpr[at].min() - 1e-9 <= x <= fpr[at].max() + 1e-9
-    assert (np.diff(fpr) >= 0).all()
-    assert (np.diff(tpr) >= 0).all()
+    assert (np.diff(fpr) >= -1e-12).all()
+    assert (np.diff(tpr) >= -1e-12).all()
 
 
 def test_the_drawn_curve_is_the_mean_of_the_records_and_its_point_their_operating_point(
@@ -324,11 +334,12 @@ def test_attacked_id_images_move_the_curve_and_the_point_but_not_the_threshold(
 ) -> None:
     places = ("--detector", "msp", "--attack", "linf", "--eps", "8/255", "--budget", 4)
     assert run(*places, "--limit", 20, "--side", "id", "--ood", "rings").code == 0
-    (record,) = map(read_record, find_records(tmp_path / "results"))
-    (curve,) = plots.drawn("roc", plots.Asked(tmp_path / "results")).data
+    records = map(read_record, find_records(tmp_path / "results"))
+    (record,) = (record for record in records if record["fnr"] > 0.05)
+    curves = plots.drawn("roc", plots.Asked(tmp_path / "results")).data
+    (curve,) = (one for one in curves if one.point[1] < 0.95)
     assert np.trapezoid(curve.tpr, curve.fpr) == pytest.approx(record["auroc"], abs=1e-12)
     assert curve.point == pytest.approx((record["fpr95"], 1 - record["fnr"]))
-    assert record["fnr"] > 0.05
 
 
 # Histograms
@@ -400,10 +411,10 @@ def test_of_several_attacks_the_strongest_is_shown_and_said_to_be(
     shown = {one.column for one in drawn.data}
     assert [means[tuple(name.split())] for name in shown] == [means.max()]
     assert any(f"{shown.pop()}, the strongest" in note for note in drawn.notes)
-    chosen = replace(asked, selection=lb.Selection(attacks=["linf"], eps=["2/255", "4/255"]))
+    chosen = replace(asked, selection=lb.Selection(attacks=["linf"], eps=["2/255", "8/255"]))
     assert {one.column for one in plots.drawn("scores", chosen).data} == {
         "linf 2/255",
-        "linf 4/255",
+        "linf 8/255",
     }
 
 
@@ -432,8 +443,9 @@ def test_curves_against_the_radius_are_means_over_sets_with_the_spread_over_seed
                 assert curve.spreads[metric][place] == pytest.approx(wanted[metric].std())
     lines = [axes.lines[0].get_ydata() for axes in drawn.figure.axes]
     first = {one.column: one.means for one in drawn.data if one.row == "alpha"}
-    wanted = [first[c][m] for m in eps.METRICS for c in ("linf", "compositional")]
-    assert np.allclose(lines, wanted)
+    columns = [axes.get_title() for axes in drawn.figure.axes[:2]]
+    assert set(columns) == {"linf", "compositional"}
+    assert np.allclose(lines, [first[c][m] for m in eps.METRICS for c in columns])
 
 
 def test_a_radius_of_zero_needs_the_same_sets(tmp_path: Path, asked: plots.Asked) -> None:
@@ -746,7 +758,7 @@ def test_scores_that_do_not_go_with_the_records_are_refused(
     put(tmp_path)
     (file,) = tmp_path.rglob("id--*.npz")
     file.unlink()
-    with pytest.raises(RequestError, match="no in-distribution scores") as told:
+    with pytest.raises(DamagedFileError, match="no in-distribution scores") as told:
         plots.drawn("roc", asked)
     assert "run --force" in str(told.value)
 

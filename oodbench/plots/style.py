@@ -122,11 +122,23 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
     return figure
 
 
+_FOOT = 0.14
+"""Inches that a line under a figure takes."""
+MOST_LINES = 8
+"""Remarks under a figure; more would leave no room for it."""
+
+
 def footed(figure: "Figure", lines: Sequence[str]) -> None:
     """Write what has to be said under a figure."""
     width = int(figure.get_figwidth() * 17)
-    text = "\n".join(textwrap.fill(line, width) for line in lines if line)
+    said = [line for line in lines if line]
+    if len(said) > MOST_LINES:
+        more = len(said) - MOST_LINES + 1
+        said = [*said[: MOST_LINES - 1], f"and {more} more; `oodbench leaderboard` has them all"]
+    text = "\n".join(textwrap.fill(line, width) for line in said)
     if text:
+        # The panels keep their size.
+        figure.set_figheight(figure.get_figheight() + _FOOT * (1 + text.count("\n")))
         figure.supxlabel(text, fontsize=7.5, color="#444444", x=0.01, ha="left")
 
 
