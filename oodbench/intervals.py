@@ -43,7 +43,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from oodbench import metrics
-from oodbench.metrics import Floats, sorted_scores, tie_counts
+from oodbench.metrics import Floats, placements, sorted_scores, tie_counts
 
 __all__ = ["delong_variance", "intervals", "mean_intervals", "proportion_interval"]
 
@@ -81,7 +81,7 @@ def delong_variance(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> floa
         ValueError: If scores are empty or contain NaN.
     """
     a, b = sorted_scores(id_scores, "ID scores"), sorted_scores(ood_scores, "OOD scores")
-    of_id, of_ood = _placements(a, b)
+    of_id, of_ood = placements(a, b)
     return _variance(of_id) + _variance(of_ood)
 
 
@@ -173,7 +173,7 @@ def mean_intervals(
         return parts, lambda t: scale * t * (1 - t), bound
 
     area: dict[str, _Pieces] = {
-        "auroc": ([_placements(a, b) for b in sets], _hanley_mcneil(n, total), exact),
+        "auroc": ([placements(a, b) for b in sets], _hanley_mcneil(n, total), exact),
         "aupr_out": average_precision([_influence(a, b)[::-1] for b in sets], prevalence),
         "aupr_in": average_precision(
             [_influence(-b[::-1], -a[::-1]) for b in sets], 1 - prevalence
@@ -207,13 +207,6 @@ def _generator(seed: int, purpose: int) -> np.random.Generator:
 def _variance(values: Floats) -> float:
     """Variance of the mean of the values."""
     return float(values.var(ddof=1) / values.size) if values.size > 1 else float("nan")
-
-
-def _placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Share of OOD above each ID score and of ID below each OOD score, ties half."""
-    above = 1 - (np.searchsorted(b, a) + np.searchsorted(b, a, side="right")) / (2 * b.size)
-    below = (np.searchsorted(a, b) + np.searchsorted(a, b, side="right")) / (2 * a.size)
-    return above, below
 
 
 def _influence(negative: Floats, positive: Floats) -> tuple[Floats, Floats]:

@@ -31,7 +31,9 @@ __all__ = [
     "fpr95",
     "fpr95_ood",
     "notes",
+    "placements",
     "published",
+    "rank95",
     "sorted_scores",
     "threshold95",
     "tie_counts",
@@ -71,22 +73,33 @@ def tie_counts(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     return distinct, at_a, at_b
 
 
+def placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Return the share of OOD scores above each of ``a`` and of ID scores below each of ``b``.
+
+    Ties count half; the mean of either is the AUROC. ``a`` and ``b`` must be ascending.
+    """
+    above = 1 - (np.searchsorted(b, a) + np.searchsorted(b, a, side="right")) / (2 * b.size)
+    below = (np.searchsorted(a, b) + np.searchsorted(a, b, side="right")) / (2 * a.size)
+    return above, below
+
+
 def _both(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> tuple[Floats, Floats]:
     return sorted_scores(id_scores, "ID scores"), sorted_scores(ood_scores, "OOD scores")
 
 
-def _rank95(count: int) -> int:
+def rank95(count: int) -> int:
+    """Return which of ``count`` ascending scores is the threshold that accepts 95 %, from 1."""
     # ceil(0.95 * count) in integers, which no rounding can shift.
     return (95 * count + 99) // 100
 
 
 def _fpr95(a: Floats, b: Floats) -> float:
-    threshold = a[_rank95(a.size) - 1]
+    threshold = a[rank95(a.size) - 1]
     return float(np.searchsorted(b, threshold, side="right")) / b.size
 
 
 def _fpr95_ood(a: Floats, b: Floats) -> float:
-    threshold = b[b.size - _rank95(b.size)]
+    threshold = b[b.size - rank95(b.size)]
     return (a.size - float(np.searchsorted(a, threshold, side="left"))) / a.size
 
 
@@ -120,7 +133,7 @@ def threshold95(id_scores: npt.ArrayLike) -> float:
         ValueError: If the scores are empty or contain NaN.
     """
     a = sorted_scores(id_scores, "ID scores")
-    return float(a[_rank95(a.size) - 1])
+    return float(a[rank95(a.size) - 1])
 
 
 def fnr(id_scores: npt.ArrayLike, threshold: float) -> float:
@@ -229,7 +242,7 @@ def compute(
     a, b = _both(id_scores, ood_scores)
     setting = a if clean_id_scores is None else sorted_scores(clean_id_scores, "clean ID scores")
     _, at_a, at_b = tie_counts(a, b)
-    threshold = float(setting[_rank95(setting.size) - 1])
+    threshold = float(setting[rank95(setting.size) - 1])
     return {
         "fpr95": _fpr95(setting, b),
         "fpr95_ood": _fpr95_ood(a, b),
