@@ -15,7 +15,8 @@ import pytest
 from oodbench import leaderboard as lb
 from oodbench.errors import RequestError
 from oodbench.identity import digest
-from oodbench.leaderboard import rendering, selection
+from oodbench.leaderboard import selection
+from oodbench.leaderboard.formats.markdown import escaped
 from oodbench.records import Place, find_records, read_record, write_record
 from oodbench.registry import load
 
@@ -406,7 +407,7 @@ def test_what_markdown_would_take_for_markup_is_escaped(add: Add, board: Any) ->
     ((_, cells, _),) = parsed(text)
     assert set(cells) == {"a|b (x=1|2*_)", "a|b (x=3)"}
     assert r"\<b\>\| \`c\`" in text
-    assert rendering._escaped("mahalanobis_single") == "mahalanobis_single"
+    assert escaped("mahalanobis_single") == "mahalanobis_single"
 
 
 # Filters

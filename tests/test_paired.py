@@ -42,7 +42,9 @@ def test_draws_are_those_of_resampling_and_sorting_again(
             one = Scored("far", one.clean, one.clean, one.ood)
     right, fast = brute(one, 400), draws([one], number=400)
     for metric in paired.METRICS if attacked else ("fpr95", "auroc"):
-        exact = right[metric] - metrics.compute(one.known, one.ood, clean_id_scores=one.clean)[metric]
+        exact = (
+            right[metric] - metrics.compute(one.known, one.ood, clean_id_scores=one.clean)[metric]
+        )
         mine = fast[metric][:, 0]
         assert np.corrcoef(exact, mine)[0, 1] > 0.97, metric
         assert mine.std() == pytest.approx(exact.std(), rel=0.08), metric

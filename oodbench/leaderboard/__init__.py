@@ -1,30 +1,40 @@
 """Stored records as one table of detectors and perturbations, means over the OOD sets.
 
-`leaderboard` gives a tidy frame, `markdown` shows one; other formats stand on the same frame.
+`leaderboard` gives a tidy frame, `render` makes a text of one: markdown, CSV, LaTeX, JSON or a page.
 """
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oodbench.leaderboard.means import METRICS, summary
+from oodbench.leaderboard.best import with_best
+from oodbench.leaderboard.beside import with_published
+from oodbench.leaderboard.formats import FORMATS, render
+from oodbench.leaderboard.means import BY, METRICS, summary
 from oodbench.leaderboard.order import SORTS, ordered
-from oodbench.leaderboard.rendering import markdown
-from oodbench.leaderboard.selection import Selection, load, results_folder
+from oodbench.leaderboard.selection import Selection, load, load_files, results_folder
 from oodbench.marks import audits_below
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "BY",
+    "FORMATS",
     "METRICS",
     "SORTS",
     "Selection",
     "leaderboard",
     "load",
+    "load_files",
     "markdown",
     "ordered",
+    "render",
     "results_folder",
     "summary",
+    "with_best",
+    "with_published",
 ]
 
 
@@ -34,6 +44,9 @@ def leaderboard(
     reference: bool = False,
     selection: Selection | None = None,
     sort: str = "worst",
+    by: str = "mean",
+    paper: bool = False,
+    tell: Callable[[str], None] = warnings.warn,
 ) -> "pd.DataFrame":
     """Return the means over OOD sets of stored results.
 
@@ -43,13 +56,24 @@ def leaderboard(
         reference: Whether to take the shipped reference.
         selection: Which records count.
         sort: Order of the rows, as in `ordered`.
+        by: ``mean``, or ``ood`` for rows of each OOD set too.
+        paper: Whether to put published figures beside ours, as `with_published` does.
+        tell: Told of scores and audits that are damaged.
 
     Returns:
-        What `summary` returns, in order.
+        What `summary` returns, in order, with what `with_best` adds.
 
     Raises:
         DamagedFileError: If a record is damaged.
         RequestError: If there is none, or two cannot be told apart.
     """
     root, _ = results_folder(results, reference=reference)
-    return ordered(summary(load(root, selection), audits_below(root)), sort)
+    files = load_files(root, selection)
+    frame = ordered(summary(list(files.values()), audits_below(root, tell), by=by), sort)
+    frame = with_best(frame, files, tell)
+    return with_published(frame) if paper else frame
+
+
+def markdown(frame: "pd.DataFrame") -> str:
+    """Return a frame as tables in GitHub's markdown, each with its footnotes."""
+    return render(frame, "markdown")
