@@ -18,6 +18,8 @@ class Network(nn.Module, ABC):
     version: ClassVar[int] = 1
     taps: ClassVar[tuple[str, ...]]
     """Names of the feature maps, from the image to the logits."""
+    kept_as: ClassVar[torch.dtype] = torch.float32
+    """Type in which kernels and matrices are stored, rounded once when training ends."""
 
     @abstractmethod
     def tapped(self, images: Tensor, until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:

@@ -45,8 +45,21 @@ class Trained:
             named |= {f"modules.{name}.{key}": v for key, v in module.state_dict().items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return what is stored of `tensors`: kernels and matrices of the network rounded.
+
+        Biases, batch norm and further modules keep their precision; they are small, and a
+        variance may leave the range of half precision.
+        """
+        return {
+            name: tensor.to(self.network.kept_as)
+            if name.startswith("network.") and tensor.is_floating_point() and tensor.ndim > 1
+            else tensor
+            for name, tensor in self.tensors().items()
+        }
+
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `tensors` returned."""
+        """Take over what `tensors` or `kept` returned."""
         self.network.load_state_dict(_below("network.", tensors))
         for name, module in self.modules.items():
             module.load_state_dict(_below(f"modules.{name}.", tensors))

@@ -283,7 +283,7 @@ class Workbench:
         except ValueError as error:
             raise CellError(f"training {self.title(taught)} failed: {error}") from error
         facts = trained.facts | {"versions": versions(), "device": str(self.device)}
-        stored = self._store.save(path, trained.tensors(), self.weights_identity(taught), facts)
+        stored = self._store.save(path, trained.kept(), self.weights_identity(taught), facts)
         checkpoint.unlink(missing_ok=True)
         return stored
 

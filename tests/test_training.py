@@ -18,14 +18,16 @@ from torch.nn import functional as F
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
 from oodbench.images import ArrayImages
+from oodbench.network import Network, initialised
 from oodbench.networks.conv3 import Conv3
+from oodbench.networks.conv6 import Conv6
 from oodbench.progress import Progress
 from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Plain, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.threat import to_float
-from oodbench.trainer import TrainingRequest, build, train
+from oodbench.trainer import Trained, TrainingRequest, build, train
 from oodbench.training import Augmented, DeviceImages, Training, shifted
 
 CPU = torch.device("cpu")
@@ -537,6 +539,24 @@ def test_a_truncated_checkpoint_is_thrown_away(tmp_path: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     again = train(request(Plain()), CPU, checkpoint).tensors()
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("kind", [Conv3, Conv6])
+def test_stored_kernels_have_the_type_their_network_asks_for_and_all_else_its_own(
+    kind: type[Network],
+) -> None:
+    module = nn.Linear(3, 3)
+    trained = Trained(initialised(kind, 10, 0), {"density": module})
+    kept, exact = trained.kept(), trained.tensors()
+    assert list(kept) == list(exact)
+    for name, tensor in kept.items():
+        kernel = name.startswith("network.") and name.endswith("weight") and tensor.ndim > 1
+        assert tensor.dtype == (kind.kept_as if kernel else exact[name].dtype)
+        assert torch.equal(tensor, exact[name].to(tensor.dtype))
+    trained.load_tensors(kept)
+    again = trained.kept()
+    assert all(torch.equal(again[name], tensor) for name, tensor in kept.items())
+    assert all(p.dtype == torch.float32 for p in trained.network.parameters())
 
 
 def test_the_seed_decides_the_weights() -> None:
