@@ -19,8 +19,8 @@ import pytest
 from oodbench import leaderboard as lb
 from oodbench import metrics
 from oodbench.errors import RequestError
-from oodbench.files import shipped_results
 from oodbench.identity import digest
+from oodbench.leaderboard.evidence import Evidence
 from oodbench.leaderboard.formats import latex
 from oodbench.leaderboard.formats.markdown import escaped
 from oodbench.leaderboard.sections import sections
@@ -102,10 +102,11 @@ def show(call: Any, tmp_path: Path) -> Callable[..., str]:
     return show
 
 
-@pytest.fixture(scope="module")
-def reference(request: pytest.FixtureRequest) -> pd.DataFrame:
+@pytest.fixture(scope="session")
+def reference(reference_board: Any) -> pd.DataFrame:
     """The whole reference, with each OOD set."""
-    return lb.leaderboard(reference=True, by="ood")
+    frame: pd.DataFrame = reference_board[0]
+    return frame
 
 
 # The same figures
@@ -125,13 +126,15 @@ def test_csv_of_the_reference_reads_back_to_the_same_numbers(reference: pd.DataF
     assert [tuple(json.loads(best)) for best in read["best"]] == list(right["best"])
 
 
-def test_json_of_the_reference_is_valid_and_has_the_same_numbers(reference: pd.DataFrame) -> None:
+def test_json_of_the_reference_is_valid_and_has_the_same_numbers(
+    reference: pd.DataFrame, reference_board: Any
+) -> None:
     document = json.loads(lb.render(reference, "json"))
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     rows = [row for table in document["tables"] for row in table["rows"]]
     by_records = {tuple(row["records"]): row for row in rows if row["set"]}
-    records = {r["identity"]: r for r in lb.load(shipped_results())}
+    records = {record["identity"]: record for record in reference_board[1]}
     assert len(by_records) == (13 + 10) * 4 * 5
     for identities, row in by_records.items():
         mine = [records[identity] for identity in identities]
@@ -236,8 +239,6 @@ def test_the_best_and_what_cannot_be_told_from_it_are_bold_in_every_format(
 
 
 def test_images_are_aligned_by_id_before_they_are_compared(add: Add, tmp_path: Path) -> None:
-    from oodbench.leaderboard.evidence import Evidence
-
     for detector in ("one", "two"):
         add(detector=detector)
     evidence = Evidence(lb.load_files(tmp_path), pytest.fail)
@@ -247,6 +248,27 @@ def test_images_are_aligned_by_id_before_they_are_compared(add: Add, tmp_path: P
     assert found[0][0] == found[1][0]
     for record, (_, scored) in zip(lb.load(tmp_path), filter(None, found), strict=True):
         assert metrics.auroc(scored.clean, scored.ood) == record["auroc"]
+
+
+def test_figures_of_attacked_id_images_are_compared_by_their_attacked_scores(
+    run: Any, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    chosen = ("--detector", "msp,energy", "--attack", "fgsm", "--side", "both", "--limit", 20)
+    assert run(*chosen).code == 0
+    frame = lb.leaderboard(root)
+    assert not frame["uncompared"].any()
+    assert all(set(best) <= {"fpr95", "fnr", "auroc"} for best in frame["best"])
+    assert any("fnr" in best for best in frame["best"])
+    evidence = Evidence(lb.load_files(root), pytest.fail)
+    for record in lb.load(root):
+        found = evidence.scored(record["identity"])
+        assert found is not None
+        scored = found[1]
+        assert np.array_equal(scored.clean, scored.known) == (record["side"] == "ood")
+        again = metrics.compute(scored.known, scored.ood, clean_id_scores=scored.clean)
+        for metric in ("fpr95", "fnr", "auroc"):
+            assert again[metric] == record[metric]
 
 
 def test_a_mean_over_fewer_sets_is_never_the_best(add: Add, tmp_path: Path) -> None:
@@ -321,6 +343,18 @@ def test_published_figures_stand_beside_ours_in_every_format(
     assert "published" not in show("markdown")
 
 
+def test_published_figures_stand_beside_the_published_hyper_parameters_alone(
+    add: Add, tmp_path: Path
+) -> None:
+    add(suite="cifar10", detector="msp")
+    add(suite="cifar10", detector="msp", params={"temperature": 2.0})
+    add(suite="cifar10", detector="msp_of_another")
+    frame = lb.leaderboard(tmp_path, paper=True).set_index("row")
+    with_figures = frame.index[frame["published_auroc"].notna()]
+    assert len(frame) == 3
+    assert [frame.loc[row, "params"] for row in with_figures] == [{}]
+
+
 def test_a_suite_without_published_figures_is_told(add: Add, call: Any, tmp_path: Path) -> None:
     add(suite="tiny")
     result = call("leaderboard", "--results", tmp_path, "--paper")
@@ -353,6 +387,8 @@ def hostile(add: Add) -> None:
     add(detector=HOSTILE, set="page", notes=[HOSTILE])
     add(detector=HOSTILE, set=HOSTILE, params={HOSTILE: HOSTILE})
     add(detector="plain", set=HOSTILE, **LINF | {"perturbation": HOSTILE})
+    for name in ("[1ex]", "*", "1. first", "# title"):
+        add(detector=name, set="page")
 
 
 def test_a_hostile_name_is_a_name_in_csv_and_json(hostile: None, show: Any) -> None:
@@ -390,6 +426,8 @@ def test_a_hostile_name_leaves_the_columns_of_markdown_alone(hostile: None, show
 def test_markdown_escapes_what_it_would_take_for_markup(character: str) -> None:
     assert escaped(f"a{character}b") == f"a\\{character}b"
     assert escaped("mahalanobis_single _a_") == r"mahalanobis_single \_a\_"
+    assert escaped("# a") == r"\# a"
+    assert escaped("1. a") == r"1\. a"
 
 
 def unescaped(tex: str) -> str:

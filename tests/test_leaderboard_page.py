@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from oodbench import leaderboard as lb
+from oodbench.files import shipped_results
 from oodbench.records import read_record
 
 HISTORIC = Path(__file__).parent / "historic"
@@ -23,21 +25,33 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium wi
 
 
 @pytest.fixture(scope="module")
-def frame() -> Any:
-    return lb.leaderboard(reference=True)
+def records(reference_board: Any) -> list[dict[str, Any]]:
+    return list(reference_board[1])
 
 
 @pytest.fixture(scope="module")
-def served(frame: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
+def frame(reference_board: Any) -> Any:
+    """The means of the reference."""
+    return reference_board[0].query("view == 'mean'")
+
+
+@pytest.fixture(scope="module")
+def served(
+    frame: Any, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, list[str]]]:
     """Address of the page of the reference, and paths that were asked of the server."""
     folder = tmp_path_factory.mktemp("page")
-    records = lb.load(*lb.results_folder(reference=True)[:1])
     (folder / "board.html").write_text(lb.render(frame, "html", records), encoding="utf-8")
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, directory=str(folder))
+
+        def end_headers(self) -> None:
+            # Otherwise the browser may keep the page, and ask for nothing.
+            self.send_header("Cache-Control", "no-store")
+            super().end_headers()
 
         def log_message(self, *arguments: Any) -> None:
             asked.append(self.path)
@@ -148,7 +162,8 @@ def test_the_filter_leaves_the_detectors_that_it_names(page: Any, frame: Any) ->
     assert shown(page, ".setting") == []
     assert shown(page, "#nothing")
     found(page, "button[type=reset]")[0].click()
-    page.implicitly_wait(1)
+    # The fields are empty only after the event.
+    page.execute_async_script("setTimeout(arguments[0], 20)")
     assert {row.get_attribute("data-name") for row in shown(page, "tbody tr")} == every
     assert not shown(page, "#nothing")
 
@@ -160,7 +175,28 @@ def test_a_preset_can_be_chosen(page: Any) -> None:
     assert [s.get_attribute("data-preset") for s in shown(page, ".setting")] == ["paper"]
 
 
-def test_a_figure_leads_to_its_records(page: Any, frame: Any) -> None:
+def test_one_perturbation_can_be_chosen_and_sorted_by(page: Any, frame: Any) -> None:
+    select = found(page, 'select[data-filter="column"]')[0]
+    (option,) = [o for o in select.find_elements("tag name", "option") if o.text == "linf 8/255"]
+    option.click()
+    assert {h.text for h in shown(page, "th.group")} == {"linf 8/255"}
+    right = mean_of(frame, "linf 8/255")
+    head(page, "linf 8/255", "auroc").find_element("tag name", "button").click()
+    rows = shown(page, ".setting:first-of-type tbody tr")
+    order = right.sort_values("auroc", ascending=False)
+    assert [row.get_attribute("data-name") for row in rows] == list(order.index)
+    values = [value.text for value in shown(page, ".setting:first-of-type .value")]
+    for place, (name, cell) in enumerate(order.iterrows()):
+        texts = [f"{100 * cell[metric]:.2f}" for metric in ("fpr95", "auroc", "accuracy")]
+        assert [text.rstrip("†\n") for text in values[3 * place : 3 * place + 3]] == texts, name
+    found(page, "button[type=reset]")[0].click()
+    page.execute_async_script("setTimeout(arguments[0], 20)")
+    assert len(shown(page, ".setting:first-of-type th.group")) == 4
+
+
+def test_a_figure_leads_to_its_records(
+    page: Any, frame: Any, records: list[dict[str, Any]]
+) -> None:
     cell = mean_of(frame, "linf 8/255").loc["sofl"]
     button = next(
         b
@@ -182,15 +218,15 @@ def test_a_figure_leads_to_its_records(page: Any, frame: Any) -> None:
         if "identity" in text:
             break
         page.execute_async_script("setTimeout(arguments[0], 20)")
-    record = {r["identity"]: r for r in lb.load(*lb.results_folder(reference=True)[:1])}[
-        cell["records"][3]
-    ]
+    record = next(r for r in records if r["identity"] == cell["records"][3])
     low, high = (100 * end for end in record["intervals"]["auroc"])
     assert f"{100 * record['auroc']:.2f} [{low:.2f}, {high:.2f}]" in text
     for part in (record["identity"], record["cell_key"], record["digests"]["weights"]):
         assert part in text
     assert "zero_gradient" in text
     assert record["notes"][0] in text
+    (file,) = re.findall(r"^mini/sofl/.*\.json$", text, flags=re.M)
+    assert read_record(shipped_results() / file) == record
     page.switch_to.active_element.send_keys("\ue00c")
     assert shown(page, "dialog") == []
     assert page.switch_to.active_element == button

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oodbench import metrics, paired
-from oodbench.paired import Scored, counts, draws, drawn_thresholds, tied_with_best
+from oodbench.paired import Scored, counts, drawn_thresholds, draws, tied_with_best
 
 
 def scored(rng: np.random.Generator, n: int, m: int, shift: float, name: str = "far") -> Scored:

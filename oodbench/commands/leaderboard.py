@@ -92,15 +92,13 @@ def command(
     files = board.load_files(root, selection)
     if told:
         tell(told)
-    records = list(files.values())
-    frame = board.summary(records, audits_below(root, tell), by=by)
-    frame = board.with_best(board.ordered(frame, sort), files, tell)
-    if paper:
-        frame = board.with_published(frame)
-        if not frame["published_source"].any():
-            suites = tuple(dict.fromkeys(frame["suite"]))
-            tell(f"--paper: no figures are published that could stand beside {', '.join(suites)}")
-    text = board.render(frame, form, records)
+    frame = board.of_files(
+        files, audits_below(root, tell), sort=sort, by=by, paper=paper, tell=tell
+    )
+    if paper and not frame["published_source"].any():
+        suites = tuple(dict.fromkeys(frame["suite"]))
+        tell(f"--paper: no figures are published that could stand beside {', '.join(suites)}")
+    text = board.render(frame, form, list(files.values()))
     if output is None:
         click.echo(text, nl=False)
         return

@@ -41,7 +41,7 @@ def with_best(
         tell: Told of scores that are damaged.
     """
     evidence = Evidence(files, tell)
-    cells = frame.to_dict("records")
+    cells: list[Any] = frame.to_dict("records")
     tables: dict[str, list[int]] = {}
     for place, cell in enumerate(cells):
         tables.setdefault(cell["table"], []).append(place)
@@ -58,7 +58,8 @@ def with_best(
                 group, _best_of([cells[place] for place in group], deviations), strict=True
             ):
                 best[place] = metrics
-    return frame.assign(**{BEST: best, UNCOMPARED: uncompared})
+    columns: dict[str, Any] = {BEST: best, UNCOMPARED: uncompared}
+    return frame.assign(**columns)
 
 
 def _rivals(cells: Sequence[Cell], places: Sequence[int]) -> list[list[int]]:

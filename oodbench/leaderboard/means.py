@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from oodbench.errors import RequestError
 from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
 from oodbench.marks import audit_of, marks
-from oodbench.records import Place
+from oodbench.records import usual_path
 from oodbench.tables import told_of_fallback
 from oodbench.views import near_sets, suite_called, views
 
@@ -161,7 +160,7 @@ def _arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
         if not _same(known, record):
             clashes.append((known, record))
     if clashes:
-        one, other = map(_path, clashes[0])
+        one, other = map(usual_path, clashes[0])
         more = f", nor {len(clashes) - 1} pairs more" if len(clashes) > 1 else ""
         raise RequestError(
             f"{one} and {other.name} cannot be told apart{more}: they differ in the version of a"
@@ -176,12 +175,6 @@ def _same(one: Record, other: Record) -> bool:
         one["digests"].get(scores) == other["digests"].get(scores)
         for scores in ("scores", "id_scores", "id_attacked")
     )
-
-
-def _path(record: Record) -> Path:
-    """Return where a record lies in its results folder."""
-    place = Place(Path(), record["suite"], record["detector"], record["seed"])
-    return place.record(record["perturbation"], record["set"], record["identity"])
 
 
 def _accuracy(cells: Iterable[BySeed]) -> tuple[list[float], str]:

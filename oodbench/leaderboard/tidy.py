@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from oodbench.leaderboard.best import BEST
 from oodbench.leaderboard.beside import PUBLISHED
+from oodbench.leaderboard.best import BEST
 from oodbench.leaderboard.footnotes import notes_of
 from oodbench.leaderboard.means import METRICS
 from oodbench.leaderboard.sections import SETTING, Section

@@ -1,4 +1,4 @@
-"""One page that needs nothing else: sortable, filterable, from a figure to the records behind it."""
+"""One page that needs nothing else: sortable, filterable, from a figure to its records."""
 
 import json
 import math
@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import Any
 
 from oodbench import __version__
-from oodbench.leaderboard.best import BEST
 from oodbench.leaderboard.footnotes import notes_of
 from oodbench.leaderboard.sections import LABELS, MISSING, Column, Entry, Grid, Line, Section
 from oodbench.paired import LOWER_IS_BETTER
+from oodbench.records import usual_path
 
 FILTERS = ("suite", "preset", "network")
 
@@ -79,7 +79,6 @@ class _Embedded:
                 "published": [[LABELS[v.metric], v.percent] for v in entry.published],
                 "source": cell.get("published_source") or "",
                 "params": cell["params"],
-                "best": list(cell.get(BEST, ())),
                 "notes": notes_of(cell),
                 "records": [self._place(i) for i in cell["records"] if i in self._records],
             }
@@ -109,6 +108,7 @@ class _Embedded:
 def _shown(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a record for the panel, figures to six digits."""
     shown = {name: value for name, value in record.items() if name not in (*_WITHOUT, *_FIGURES)}
+    shown["file"] = usual_path(record).as_posix()
     shown["digests"] = {name: record["digests"].get(name) for name in _DIGESTS}
     intervals = shown.pop("intervals")
     shown["metrics"] = {name: [record[name], *intervals.get(name, ())] for name in _FIGURES}
@@ -166,11 +166,13 @@ def _line(section: Section, grid: Grid, line: Line, embedded: _Embedded) -> dict
     return {"line": line, "cells": cells}
 
 
-def _filters(sections: Sequence[Section]) -> list[tuple[str, list[str]]]:
-    """Return what can be chosen, by the field: where there are several only."""
-    choices = [
-        (name, list(dict.fromkeys(str(section.setting[name]) for section in sections)))
-        for name in FILTERS
-    ]
-    views = list(dict.fromkeys(grid.view for section in sections for grid in section.grids))
-    return [(name, values) for name, values in [*choices, ("view", views)] if len(values) > 1]
+def _filters(sections: Sequence[Section]) -> list[tuple[str, str, list[str]]]:
+    """Return what can be chosen, where there are several: field, label and values."""
+    grids = [grid for section in sections for grid in section.grids]
+    found = {
+        **{(name, name.capitalize()): [s.setting[name] for s in sections] for name in FILTERS},
+        ("view", "OOD sets"): [grid.view for grid in grids],
+        ("column", "Perturbation"): [column.name for grid in grids for column in grid.columns],
+    }
+    unique = {field: list(dict.fromkeys(values)) for field, values in found.items()}
+    return [(*field, values) for field, values in unique.items() if len(values) > 1]

@@ -118,6 +118,9 @@ def _encoder() -> Any:
     own = {
         # The oldest font encoding has a dash in its place.
         ord("|"): r"{\textbar}",
+        # After the end of a row they would be taken for its arguments.
+        ord("["): "{[}",
+        ord("*"): "{*}",
         ord("↓"): r"\ensuremath{\downarrow}",
         ord("↑"): r"\ensuremath{\uparrow}",
     }

@@ -56,5 +56,7 @@ def _pair(values: Sequence[Value]) -> str:
 def escaped(text: str) -> str:
     """Escape what markdown would take for markup, within a line."""
     text = re.sub(r"([\\|*<>`\[\]&$~])", r"\\\1", " ".join(text.split()))
+    # At the start of a line these begin a heading or a list.
+    text = re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", text)
     # An underscore within a word is none.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)

@@ -50,6 +50,18 @@
 
   // Filters
 
+  // Leaves one column of a table, or all, and returns how many figures there are in a row.
+  const leave = (view, column) => {
+    const left = (head) => !column || head.dataset.column === column;
+    for (const head of all("th.group", view)) head.hidden = !left(head);
+    const heads = all("th[data-metric]", view);
+    heads.forEach((head, index) => {
+      head.hidden = !left(head);
+      for (const row of all("tbody tr", view)) row.children[index + 1].hidden = head.hidden;
+    });
+    return heads.filter(left).length;
+  };
+
   const filters = one("filters");
   const filter = () => {
     const words = one("text").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
@@ -63,12 +75,13 @@
       let shown = 0;
       for (const view of all(".view", section)) {
         let rows = 0;
+        const columns = leave(view, chosen.column);
         for (const row of all("tbody tr", view)) {
           const name = row.dataset.name.toLowerCase();
           row.hidden = words.length > 0 && !words.some((word) => name.includes(word));
           rows += !row.hidden;
         }
-        view.hidden = !rows || !fits(view, "view");
+        view.hidden = !rows || !columns || !fits(view, "view");
         shown += !view.hidden;
       }
       section.hidden = !wanted || !shown;
@@ -103,7 +116,7 @@
     aupr_in: "AUPR, ID positive", detection_error: "Detection error", fnr: "FNR@95",
     accuracy: "ID accuracy", cell_key: "cell key", n_id: "ID images", n_ood: "OOD images",
   };
-  const CODE = new Set(["identity", "cell_key", "digests"]);
+  const CODE = new Set(["identity", "file", "cell_key", "digests"]);
 
   const entry = (list, name, text) => {
     list.append(made("dt", NAMES[name] || name.replaceAll("_", " ")));
@@ -123,6 +136,7 @@
       if (details.children.length > 1) return;
       const list = made("dl");
       entry(list, "identity", record.identity);
+      entry(list, "file", record.file);
       for (const [name, triple] of Object.entries(record.metrics)) {
         entry(list, name, `${between(triple)} %`);
       }
@@ -133,7 +147,7 @@
         entry(list, "gradient", told(gradient));
         if (fallback) entry(list, "fallback", told(fallback));
       }
-      const done = new Set(["identity", "metrics", "attack", "set", "seed"]);
+      const done = new Set(["identity", "file", "metrics", "attack", "set", "seed"]);
       for (const [name, value] of Object.entries(record)) {
         if (done.has(name)) continue;
         const shared = data.are_shared.includes(name);
