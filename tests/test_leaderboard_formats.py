@@ -288,6 +288,14 @@ def test_a_lone_row_is_not_bold(add: Add, show: Any) -> None:
     assert "Bold" not in show("markdown")
 
 
+def test_where_all_figures_are_the_same_none_is_bold(add: Add, tmp_path: Path) -> None:
+    for shift, name in ((-90.0, "one"), (-80.0, "other")):
+        add(shift, detector=name)
+    frame = lb.leaderboard(tmp_path)
+    assert set(frame["fpr95"]) == {1.0}
+    assert list(frame["best"]) == [(), ()]
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_scores_that_are_not_there_are_told_and_compared_with_nothing(
     damage: str, three: None, call: Any, tmp_path: Path
@@ -302,7 +310,7 @@ def test_scores_that_are_not_there_are_told_and_compared_with_nothing(
     result = call("leaderboard", "--results", tmp_path)
     assert result.code == 0
     assert (str(scores) in result.err) == (damage == "cut")
-    assert "their scores by image not being at hand: equal (none)." in result.out
+    assert "their scores by image not being at hand: equal." in result.out
     (row,) = [line for line in result.out.splitlines() if line.startswith("| equal")]
     frame = lb.leaderboard(tmp_path, tell=lambda line: None).set_index("row")
     if frame["auroc"].idxmax() != "equal":
@@ -387,7 +395,7 @@ def hostile(add: Add) -> None:
     add(detector=HOSTILE, set="page", notes=[HOSTILE])
     add(detector=HOSTILE, set=HOSTILE, params={HOSTILE: HOSTILE})
     add(detector="plain", set=HOSTILE, **LINF | {"perturbation": HOSTILE})
-    for name in ("[1ex]", "*", "1. first", "# title"):
+    for name in ("[x]", "*", "1. first", "# title"):
         add(detector=name, set="page")
 
 
@@ -440,6 +448,8 @@ def test_latex_escapes_every_special_character() -> None:
     for character in r"<>|_&%$\{}#~^":
         assert unescaped(latex.escaped(f"a{character}b")).replace("{}", "") == "ab", character
     assert latex.escaped("a--b") == "a-{}-b"
+    # After the end of a row these would be its arguments.
+    assert [latex.escaped(name) for name in ("[x]", "*")] == ["{[}x]", "{*}"]
 
 
 def test_latex_is_balanced_and_every_row_has_all_columns(hostile: None, show: Any) -> None:

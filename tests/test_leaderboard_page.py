@@ -245,6 +245,15 @@ def test_a_screen_is_never_wider_than_it_is(width: int, page: Any, tmp_path: Pat
     scrolled, inner = page.execute_script(wide)
     assert scrolled <= inner == width
     name = found(page, "tbody th.name")[0]
+    perturbation = found(page, 'select[data-filter="column"] option:nth-child(4)')[0]
+    perturbation.click()
+    table = found(page, ".scroll")[0]
+    sizes = page.execute_script(
+        "return [arguments[0].scrollWidth, arguments[0].clientWidth]", table
+    )
+    assert sizes[0] <= sizes[1]
+    found(page, "button[type=reset]")[0].click()
+    page.execute_async_script("setTimeout(arguments[0], 20)")
     page.execute_script("document.querySelector('.scroll').scrollLeft = 300")
     assert name.rect["x"] >= 0
     page.execute_script("document.querySelector('.scroll').scrollLeft = 0")

@@ -33,7 +33,7 @@ def with_best(
     In each column of a table, for each view, the best figure is found among the rows whose mean is
     over most sets, and those that `oodbench.paired` cannot tell from it: images resampled jointly
     for all rows, with 95 % for all comparisons of the column at once. A column of one row has no
-    best.
+    best, nor has one of the same figure throughout.
 
     Args:
         frame: A frame as `summary` returns it.
@@ -105,6 +105,8 @@ def _best_of(
     for metric in shown_metrics(cells[0]):
         lower = metric in LOWER_IS_BETTER
         values = np.array([cell[metric] for cell in cells])
+        if values.min() == values.max():
+            continue
         top = values.min() if lower else values.max()
         known = [place for place, cell in enumerate(cells) if cell["records"] in deviations]
         tied = dict.fromkeys(np.flatnonzero(values == top).tolist())

@@ -70,7 +70,13 @@ def _uncompared(cells: Sequence[Cell]) -> Iterator[str]:
     for row, column in alone:
         by_row.setdefault(row, []).append(column)
     if by_row:
-        told = "; ".join(f"{row} ({', '.join(names)})" for row, names in by_row.items())
+        every: dict[str, set[str]] = {}
+        for cell in cells:
+            every.setdefault(cell["row"], set()).add(cell["column"])
+        told = "; ".join(
+            row if set(names) == every[row] else f"{row} ({', '.join(names)})"
+            for row, names in by_row.items()
+        )
         yield f"Not compared with others, their scores by image not being at hand: {told}."
 
 
