@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000)
     repeats = parser.parse_args().repeats
     start = time.perf_counter()
+    print("# Coverage of the 95 % intervals\n")
     print(f"Coverage in percent (mean width) of nominal 95 % intervals, {repeats} repeats a row.\n")
     head = ["AUROC", "n ID", "m OOD", *KEYS, "zero width", "misplaced"]
     rule = "|" + " --- |" * len(head)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,6 +203,8 @@ class _Digits(ImageSet):
 @dataclass(frozen=True)
 class Mini(Suite):
     """Which of eight bundled pictures is this 32×32 patch of?; the default suite, embedded."""
+
+    resampling: ClassVar[str] = "box"
 
     id_set: str = "pictures"
     ood_sets: tuple[str, ...] = ("flower", "astronaut", "page", "motorcycle", "digits")

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oodbench.api import evaluate
+    from oodbench.scoring import score_images
 
-__all__ = ["__version__", "evaluate"]
+__all__ = ["__version__", "evaluate", "score_images"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,6 +15,10 @@ def __getattr__(name: str) -> Any:
         from oodbench.api import evaluate
 
         return evaluate
+    if name == "score_images":
+        from oodbench.scoring import score_images
+
+        return score_images
     if name == "__version__":
         from importlib.metadata import version
 

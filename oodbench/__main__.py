@@ -14,7 +14,9 @@ _COMMANDS = {
     "list": "List detectors, attacks, data sets or networks.",
     "data": "Get, import, list and verify image data.",
     "audit": "Check how far attacked figures can be trusted.",
+    "score": "Say of images whether they are out-of-distribution.",
     "leaderboard": "Compare stored results: detectors against perturbations.",
+    "check": "Refuse results that are worse than a reference.",
 }
 INTERRUPTED = 130
 _INTERRUPTED_NOTE = (

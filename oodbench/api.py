@@ -118,6 +118,8 @@ def evaluate(
     seed: int | Sequence[int] = 0,
     schedule: str | None = None,
     network: str | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
     limit: int | None = None,
     precision: str | None = None,
     params: Sequence[str] = (),
@@ -147,6 +149,9 @@ def evaluate(
         seed: Training seeds.
         schedule: Name of the training schedule.
         network: Name of the network.
+        model: ``module:factory`` or ``file.py:factory`` that makes a network of your own, for
+            detectors of a plainly trained one.
+        weights: File of its weights: safetensors, or ``torch.save`` of a ``state_dict``.
         limit: Images of each test set.
         precision: ``float32`` or ``bfloat16`` for the search of an attack.
         params: Texts such as ``odin.temperature=100``.
@@ -178,6 +183,8 @@ def evaluate(
         budget=budget,
         schedule=schedule,
         network=network,
+        model=model,
+        weights=None if weights is None else str(weights),
         limit=limit,
         precision=precision,
         settings=tuple(params),

@@ -34,14 +34,20 @@ class Subjected:
         # The recipe's class may stand in a file that another process has not imported; the
         # reference to the detector brings it there.
         taught = self.taught
-        names = (taught.suite, taught.schedule, taught.network)
-        return _subjected, (self.detector, *names, taught.seed, self.limit)
+        where = (taught.suite, taught.schedule, taught.network, taught.seed, taught.weights)
+        return _subjected, (self.detector, *where, self.limit)
 
 
 def _subjected(
-    detector: PluginSpec, suite: str, schedule: str, network: str, seed: int, limit: int | None
+    detector: PluginSpec,
+    suite: str,
+    schedule: str,
+    network: str,
+    seed: int,
+    weights: str | None,
+    limit: int | None,
 ) -> Subjected:
-    taught = Taught(suite, detector.instance.recipe, schedule, network, seed)
+    taught = Taught(suite, detector.instance.recipe, schedule, network, seed, weights)
     return Subjected(detector, taught, limit)
 
 

@@ -200,6 +200,8 @@ class Suite(ABC):
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     version: ClassVar[int] = 1
+    resampling: ClassVar[str] = "bilinear"
+    """Filter by which pictures are resized to the size of its images: ``bilinear`` or ``box``."""
 
     @classmethod
     def of(cls, name: str, classes: int) -> "Suite | None":

@@ -23,7 +23,7 @@ FPR@95, both conventions, and the FNR of attacked ID images
     uncertainties and stays calibrated near 0 and 1, where the conservative form (outer order
     statistics, Clopper-Pearson) covers 96 to 100 % and is up to half as wide again. Below 59
     threshold-setting images no distribution-free one-sided 95 % bound exists; see
-    :func:`_counts_within`. The clean images that set the threshold of an FNR are the attacked ones
+    :func:`counts_within`. The clean images that set the threshold of an FNR are the attacked ones
     before the attack, and are taken as independent, which errs to the wide side: a sample that
     scores high raises the threshold too. On Gaussian scores shifted by an attack, 120 to 2000
     images, it covers 95 to 100 %, and is up to half as wide again as a paired bootstrap, which
@@ -45,7 +45,13 @@ from scipy import stats
 from oodbench import metrics
 from oodbench.metrics import Floats, placements, sorted_scores, tie_counts
 
-__all__ = ["delong_variance", "intervals", "mean_intervals", "proportion_interval"]
+__all__ = [
+    "counts_within",
+    "delong_variance",
+    "intervals",
+    "mean_intervals",
+    "proportion_interval",
+]
 
 Interval = tuple[float, float]
 _Pieces = tuple[list[tuple[Floats, Floats]], Callable[[float], float], float]
@@ -282,7 +288,7 @@ def _score_interval(
     return low, high
 
 
-def _counts_within(
+def counts_within(
     setting: Floats, other: Floats, inside: npt.NDArray[np.int64], between: Floats
 ) -> Floats:
     """How many ``other`` scores lie within a threshold between order statistics of ``setting``.
@@ -304,7 +310,7 @@ def _fpr95(a: Floats, sets: list[Floats], rng: np.random.Generator) -> Floats:
     inside, between = rng.binomial(a.size, 0.95, _DRAWS), rng.random(_DRAWS)
     total = np.zeros(_DRAWS)
     for b in sets:
-        count = _counts_within(a, b, inside, between)
+        count = counts_within(a, b, inside, between)
         total += rng.beta(count + 0.5, b.size - count + 0.5)
     return total / len(sets)
 
@@ -313,7 +319,7 @@ def _fpr95_ood(a: Floats, sets: list[Floats], rng: np.random.Generator) -> Float
     rejected = np.empty((_DRAWS, len(sets)))
     for s, b in enumerate(sets):
         inside, between = rng.binomial(b.size, 0.95, _DRAWS), rng.random(_DRAWS)
-        rejected[:, s] = _counts_within(-b[::-1], -a[::-1], inside, between)
+        rejected[:, s] = counts_within(-b[::-1], -a[::-1], inside, between)
     # One draw of the ID distribution serves all thresholds: Dirichlet increments between them.
     edges = np.sort(rejected, axis=1)
     shapes = np.diff(edges, prepend=-0.5, append=a.size + 0.5, axis=1)

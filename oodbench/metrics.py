@@ -76,10 +76,11 @@ def tie_counts(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
 def placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Return the share of OOD scores above each of ``a`` and of ID scores below each of ``b``.
 
-    Ties count half; the mean of either is the AUROC. ``a`` and ``b`` must be ascending.
+    Ties count half. In the order of the scores given; the mean of either is the AUROC.
     """
-    above = 1 - (np.searchsorted(b, a) + np.searchsorted(b, a, side="right")) / (2 * b.size)
-    below = (np.searchsorted(a, b) + np.searchsorted(a, b, side="right")) / (2 * a.size)
+    known, others = np.sort(a), np.sort(b)
+    above = 1 - (np.searchsorted(others, a) + np.searchsorted(others, a, "right")) / (2 * b.size)
+    below = (np.searchsorted(known, b) + np.searchsorted(known, b, "right")) / (2 * a.size)
     return above, below
 
 

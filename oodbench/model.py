@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from oodbench.network import Network, fold_batch_norm
+from oodbench.network import Network
 
 
 class Backbone:
@@ -29,7 +29,7 @@ class Backbone:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(dtype)
-        self.network = self.network.to(memory_format=torch.channels_last)
+        self.network = self.network.to(memory_format=network.memory_format)
         self.classes = classes
         self.modules = dict(modules or {})
         for module in self.modules.values():
@@ -40,7 +40,7 @@ class Backbone:
 
     def for_search(self, dtype: torch.dtype) -> "Backbone":
         """Return a copy that is faster and only nearly equal, for the search of an attack."""
-        return Backbone(fold_batch_norm(self.network), self.classes, self.modules, dtype)
+        return Backbone(self.network.for_search(), self.classes, self.modules, dtype)
 
     def tapped(self, images: Tensor, until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Run the network as far as the tap ``until``, or reuse the pass over the same tensor."""
@@ -49,7 +49,7 @@ class Backbone:
             reference, version = self._key
             if reference() is images and images._version == version and not _with_graph(images):
                 return kept
-        inputs = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        inputs = images.to(self.dtype).contiguous(memory_format=self.network.memory_format)
         maps, logits = self.network.tapped(inputs, until)
         at_least_float32 = torch.promote_types(self.dtype, torch.float32)
         result = (

@@ -16,6 +16,8 @@ class Network(nn.Module, ABC):
     """
 
     version: ClassVar[int] = 1
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
+    """Order in memory of images and weights."""
     taps: ClassVar[tuple[str, ...]]
     """Names of the feature maps, from the image to the logits."""
     kept_as: ClassVar[torch.dtype] = torch.float32
@@ -37,6 +39,10 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [N, outputs] of images [N, 3, H, W] in [0, 1]."""
         return self.tapped(images)[1]
+
+    def for_search(self) -> "Network":
+        """Return a frozen copy that is faster and only nearly equal, for searching."""
+        return fold_batch_norm(self)
 
 
 class Normalised(nn.Module):
@@ -69,7 +75,8 @@ def fold_batch_norm(network: Network) -> Network:
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(folded.modules()):
-        if isinstance(module, nn.Sequential):
+        # A subclass may run its parts otherwise than one after the other.
+        if type(module) is nn.Sequential:
             _fold_sequence(module)
     return folded
 
@@ -77,7 +84,10 @@ def fold_batch_norm(network: Network) -> Network:
 def _fold_sequence(sequence: nn.Sequential) -> None:
     for index in range(len(sequence) - 1):
         conv, norm = sequence[index], sequence[index + 1]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        # Without running statistics it normalises by the batch, which no convolution does.
+        if norm.running_mean is not None:
             sequence[index] = fuse_conv_bn_eval(conv, norm)
             sequence[index + 1] = nn.Identity()
 

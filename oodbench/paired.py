@@ -130,9 +130,7 @@ class _Terms:
 
 
 def _terms(one: Scored) -> _Terms:
-    order_id, order_ood = np.argsort(one.known), np.argsort(one.ood)
-    above, below = np.empty(one.known.size), np.empty(one.ood.size)
-    above[order_id], below[order_ood] = placements(one.known[order_id], one.ood[order_ood])
+    above, below = placements(one.known, one.ood)
     accepted = one.ood <= metrics.threshold95(one.clean)
     of_id, of_ood, counted = (
         (term - term.mean()).astype(np.float32) for term in (above, below, accepted)

@@ -1,17 +1,18 @@
 """What a run will do: the cells asked for, what they stand on, and what is there already."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from oodbench.cells import Cell, Identities, Subjected
+from oodbench.chosen import chosen_detectors, selected, subjected
 from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
 from oodbench.identity import digest, parameters
 from oodbench.imported import ImportedSet, how_to_get
-from oodbench.plugins import PluginSpec, field_types, passed_on, resolved, with_settings
+from oodbench.plugins import PluginSpec, field_types, passed_on
 from oodbench.records import (
     SIDES,
     Arrays,
@@ -21,7 +22,7 @@ from oodbench.records import (
     read_record,
     read_scores,
 )
-from oodbench.registry import entries, find, load
+from oodbench.registry import entries, load
 from oodbench.sides import CLEAN, AttackedId, id_search, ood_source, sides_of
 from oodbench.workbench import Taught, Workbench
 
@@ -43,6 +44,8 @@ class Request:
         budget: Gradient steps an image; None takes the suite's.
         schedule: Name of the schedule; None takes the suite's.
         network: Name or path of the network; None takes the suite's.
+        model: ``module:factory`` that makes a network of the user's own; None for `network`.
+        weights: File of weights for the network, which is then not trained.
         limit: Images of each test set; None for all.
         precision: Type of the search's arithmetic; None is float32 on the CPU and bfloat16 on
             a GPU.
@@ -60,6 +63,8 @@ class Request:
     budget: int | None = None
     schedule: str | None = None
     network: str | None = None
+    model: str | None = None
+    weights: str | None = None
     limit: int | None = None
     precision: str | None = None
     settings: Sequence[str] = ()
@@ -246,22 +251,14 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     if request.budget is not None and request.budget < 1:
         raise RequestError(f"--budget {request.budget}: at least 1 gradient step is needed")
     _check_side(request)
-    schedule = request.schedule or suite.schedule
-    network = request.network or suite.network
-    bench.schedule(request.suite, schedule)
-    bench.network(network)
-    detectors = [
-        PluginSpec("detectors", name)
-        for name in _selected("detectors", request.detectors, lambda: entries("detectors"))
-    ]
     attacks = [
-        PluginSpec("attacks", name) for name in _selected("attacks", request.attacks, _all_attacks)
+        PluginSpec("attacks", name) for name in selected("attacks", request.attacks, _all_attacks)
     ]
-    changed = with_settings([*detectors, *attacks], request.settings)
-    detectors, attacks = changed[: len(detectors)], changed[len(detectors) :]
-    detectors = [resolved(spec, suite.published) for spec in detectors]
+    detectors, attacks = chosen_detectors(request, bench, attacks)
     device = bench.device.type
-    precision = request.precision or ("float32" if device == "cpu" else "bfloat16")
+    # Nobody knows what a user's network is made for.
+    exact = device == "cpu" or request.model is not None
+    precision = request.precision or ("float32" if exact else "bfloat16")
     if request.preset == "paper":
         # The published losses give out in float32 where they do; anything else is another attack.
         precision = "float32"
@@ -270,11 +267,7 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     sets = _chosen_sets(request, bench)
     cells = [
         Cell(
-            Subjected(
-                detector,
-                bench.taught(detector, request.suite, schedule, network, seed),
-                request.limit,
-            ),
+            subjected(request, bench, detector, seed),
             attack,
             _stages(attack),
             image_set,
@@ -351,23 +344,6 @@ def _all_attacks() -> list[str]:
             name,
         ),
     )
-
-
-def _selected(
-    kind: str, names: Iterable[str], everything: Callable[[], Iterable[str]]
-) -> list[str]:
-    chosen: dict[str, None] = {}
-    for name in names:
-        chosen |= dict.fromkeys(everything() if name == "all" else (name,))
-    taken: dict[str, str] = {}
-    for reference in chosen:
-        name = find(kind, reference).name
-        if name in taken:
-            raise RequestError(
-                f"{taken[name]} and {reference} would both be called {name}; rename one"
-            )
-        taken[name] = reference
-    return list(chosen)
 
 
 def _with_threat(spec: PluginSpec, request: Request, budget: int) -> PluginSpec:

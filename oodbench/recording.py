@@ -180,6 +180,8 @@ def _plugin_versions(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {
         plugin["name"]: plugin.get("version", plugin.get("source"))
         for plugin in [*plugins, *stages, *fallbacks]
+        # Of a network that was not trained here nobody knows the recipe.
+        if "version" in plugin or "source" in plugin
     }
 
 

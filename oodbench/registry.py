@@ -173,6 +173,33 @@ def _load(entry: Entry) -> type[Any]:
     return _class(entry, target) if isinstance(target, ModuleType) else _checked(entry, target)
 
 
+def import_reference(kind: str, reference: str) -> ModuleType:
+    """Import a module by its name, or the file at a path, for a plugin of some kind.
+
+    The working folder can be imported from, and what lies beside a file too.
+
+    Raises:
+        RequestError: If it cannot be imported.
+    """
+    if reference.endswith(".py") or "/" in reference:
+        path = Path(reference).expanduser().resolve()
+        if not path.is_file():
+            raise RequestError(f"no file {reference}; give MODULE:FACTORY or FILE.py:FACTORY")
+        entry = Entry(kind, path.stem, str(path), path)
+        _importable(path.parent)
+        module: ModuleType = _guarded(entry, lambda: _import_file(entry))
+    else:
+        _importable(Path.cwd())
+        entry = Entry(kind, reference, "its module")
+        module = _guarded(entry, lambda: import_module(reference))
+    return module
+
+
+def _importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
 def _guarded(entry: Entry, load: Callable[[], Any]) -> Any:
     """Import something, turning whatever it raises into one line."""
     try:

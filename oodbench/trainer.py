@@ -98,7 +98,7 @@ def build(request: TrainingRequest, device: torch.device) -> tuple[Trained, Trai
     """Build the untrained network and modules of a request, on a device."""
     outputs = request.recipe.outputs(request.classes)
     network = initialised(request.network, outputs, request.seed)
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=network.memory_format)
     training = Training(
         network=network,
         classes=request.classes,

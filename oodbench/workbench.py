@@ -17,6 +17,8 @@ from torch import Tensor
 from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import shipped_results, writable_folder
+from oodbench.foreign import network_class
+from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
 from oodbench.imported import UserSet, is_imported, user_suite
@@ -29,6 +31,7 @@ from oodbench.registry import entries, load
 from oodbench.schedule import Schedule
 from oodbench.store import Stored, TensorStore
 from oodbench.subject import Subject
+from oodbench.threat import to_float
 from oodbench.trainer import TrainingRequest, build, train
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -47,6 +50,7 @@ class Settings:
         data_root: Folder of image data.
         store: Folder of weights and statistics.
         retrain: Whether to train even where weights are stored or shipped.
+        refit: Whether to fit statistics even where they are stored, and to keep none.
     """
 
     device: str
@@ -54,6 +58,7 @@ class Settings:
     data_root: Path
     store: Path
     retrain: bool = False
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,10 @@ class Taught:
         suite: Name or path of the suite.
         recipe: What is learnt.
         schedule: Name of the schedule.
-        network: Name or path of the network.
+        network: Name or path of the network, or ``module:factory``.
         seed: Training seed.
+        weights: File of weights that a user brings; the network is then never trained here, and
+            recipe and schedule are not what it was taught by.
     """
 
     suite: str
@@ -73,6 +80,7 @@ class Taught:
     schedule: str
     network: str
     seed: int
+    weights: str | None = None
 
     @property
     def start(self) -> "Taught | None":
@@ -101,9 +109,10 @@ class Workbench:
         self._images: dict[tuple[str, str, str], Images] = {}
         self._users: dict[Taught, dict[str, None]] = {}
         self._weights: dict[Taught, Stored] = {}
+        self._given: dict[tuple[str, str, str], Given] = {}
         self._retrained: set[Taught] = set()
         self._backbones: dict[tuple[Taught, str], Backbone] = {}
-        self._states: dict[tuple[PluginSpec, Taught], Stored] = {}
+        self._states: dict[tuple[PluginSpec, Taught], dict[str, Tensor]] = {}
 
     @cached_property
     def _store(self) -> TensorStore:
@@ -167,18 +176,24 @@ class Workbench:
         return schedules[name]
 
     def network(self, reference: str) -> type[Network]:
-        """Return a network's class by name or path."""
-        return load("networks", reference)
+        """Return a network's class by name or path, or that of ``module:factory``."""
+        return network_class(reference)
 
     def taught(
-        self, detector: PluginSpec, suite: str, schedule: str, network: str, seed: int
+        self,
+        detector: PluginSpec,
+        suite: str,
+        schedule: str,
+        network: str,
+        seed: int,
+        weights: str | None = None,
     ) -> Taught:
         """Return the training behind a detector."""
         try:
             recipe = detector.instance.recipe
         except ValueError as error:
             raise RequestError(f"detector {detector.name}: {error}") from error
-        found = Taught(suite, recipe, schedule, network, seed)
+        found = Taught(suite, recipe, schedule, network, seed, weights)
         self._users.setdefault(found, {})[detector.name] = None
         return found
 
@@ -188,6 +203,26 @@ class Workbench:
         return f"{', '.join(users)}, seed {taught.seed}" if users else taught.title
 
     # Weights
+
+    def given(self, taught: Taught) -> Given | None:
+        """Return the network and weights that a user brings; None where they are trained here.
+
+        Raises:
+            RequestError: If the file cannot be read, or network, weights and suite do not fit.
+        """
+        if taught.weights is None:
+            return None
+        key = (taught.suite, taught.network, taught.weights)
+        if key not in self._given:
+            suite = self.suite(taught.suite)
+            images = self.images(taught.suite, suite.id_set, "train")
+            self._given[key] = given_network(
+                self.network(taught.network),
+                self.classes(taught.suite),
+                Path(taught.weights).expanduser(),
+                to_float(torch.from_numpy(images.batch(range(min(4, len(images)))))),
+            )
+        return self._given[key]
 
     def needs_pool(self, taught: Taught) -> bool:
         """Whether a training uses the outlier pool."""
@@ -200,6 +235,9 @@ class Workbench:
         digests = {"train": self.images(taught.suite, suite.id_set, "train").digest}
         if self.needs_pool(taught):
             digests["pool"] = self.images(taught.suite, suite.pool, "train").digest
+        given = self.given(taught)
+        if given is not None:
+            digests["weights"] = given.stored.digest
         start = taught.start
         return {
             "protocol": PROTOCOL,
@@ -209,7 +247,15 @@ class Workbench:
         }
 
     def training_question(self, taught: Taught) -> dict[str, Any]:
-        """Return the part of an identity that says how a network is taught."""
+        """Return the part of an identity that says how a network is taught, as far as is known."""
+        given = self.given(taught)
+        if given is not None:
+            return {
+                "recipe": {"name": GIVEN},
+                "schedule": {"name": GIVEN},
+                "network": given.identity,
+                "seed": taught.seed,
+            }
         schedule = self.schedule(taught.suite, taught.schedule)
         network = self.network(taught.network)
         return {
@@ -234,6 +280,9 @@ class Workbench:
         """Return weights that are there already, the user's own before those that ship."""
         if taught in self._weights:
             return self._weights[taught]
+        given = self.given(taught)
+        if given is not None:
+            return given.stored
         if self.settings.retrain and taught not in self._retrained:
             return None
         identity = self.weights_identity(taught)
@@ -320,12 +369,15 @@ class Workbench:
 
     def state_identity(self, detector: PluginSpec, taught: Taught) -> dict[str, Any]:
         """Return what determines the fitted statistics of a detector."""
-        return {
+        identity = {
             "detector": detector.identity(),
             "weights": self.weights(taught).digest,
             "seed": taught.seed,
             "protocol": PROTOCOL,
         }
+        given = self.given(taught)
+        # Weights alone do not say what a user's network makes of them.
+        return identity if given is None else identity | {"network": given.identity}
 
     def state(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
         """Return the fitted statistics of a detector, fitting now if they are not there."""
@@ -333,18 +385,24 @@ class Workbench:
         if type(detector.instance).fit is Detector.fit:
             return {}
         if key not in self._states:
-            identity = self.state_identity(detector, taught)
-            stem = (Path(taught.suite).stem, "statistics", detector.name, str(taught.seed))
-            path = self._store.path(stem, identity)
-            found = None if self.settings.retrain else self._store.load(path, identity)
-            if found is None:
-                shipped = TensorStore(shipped_results())
-                found = shipped.load(shipped.path(stem, identity), identity)
-            if found is None:
-                writable_folder(path.parent, "statistics")
-                found = self._store.save(path, self._fit(detector, taught), identity, {})
+            again = self.settings.refit
+            found = self._fit(detector, taught) if again else self._kept_state(detector, taught)
             self._states[key] = found
-        return {name: value.to(self.device) for name, value in self._states[key].tensors.items()}
+        return {name: value.to(self.device) for name, value in self._states[key].items()}
+
+    def _kept_state(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
+        """Return the stored or shipped statistics of a detector, else fit and store them."""
+        identity = self.state_identity(detector, taught)
+        stem = (Path(taught.suite).stem, "statistics", detector.name, str(taught.seed))
+        path = self._store.path(stem, identity)
+        found = None if self.settings.retrain else self._store.load(path, identity)
+        if found is None:
+            shipped = TensorStore(shipped_results())
+            found = shipped.load(shipped.path(stem, identity), identity)
+        if found is None:
+            writable_folder(path.parent, "statistics")
+            found = self._store.save(path, self._fit(detector, taught), identity, {})
+        return found.tensors
 
     def _fit(self, detector: PluginSpec, taught: Taught) -> dict[str, Tensor]:
         suite = self.suite(taught.suite)

@@ -150,6 +150,8 @@ def _run_command(request: Request, places: Places) -> str:
         "--budget": request.budget,
         "--schedule": request.schedule,
         "--network": request.network,
+        "--model": request.model,
+        "--weights": request.weights,
         "--limit": request.limit,
         "--precision": request.precision,
         "--results": places.results,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from oodbench.commands.options import (
+    model_options,
     names,
     place_options,
     reported,
@@ -17,6 +18,7 @@ from oodbench.commands.options import (
 
 @click.command("audit")
 @teaching_options
+@model_options
 @click.option(
     "--attack",
     "attacks",
@@ -57,6 +59,8 @@ def command(
     seeds: tuple[str, ...],
     schedule: str | None,
     network: str | None,
+    model: str | None,
+    weights: str | None,
     settings: tuple[str, ...],
     attacks: tuple[str, ...],
     eps: str | None,
@@ -99,6 +103,8 @@ def command(
         budget=budget,
         schedule=schedule,
         network=network,
+        model=model,
+        weights=weights,
         limit=limit,
         precision=precision,
         settings=settings,

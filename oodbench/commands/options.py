@@ -61,6 +61,22 @@ def teaching_options(function: F) -> F:
     return function
 
 
+def model_options(function: F) -> F:
+    """Add the options that bring a network of the user's own."""
+    for option in reversed(
+        [
+            click.option(
+                "--model",
+                metavar="MODULE:FACTORY",
+                help="A network of your own, for detectors of a plainly trained one.",
+            ),
+            click.option("--weights", metavar="FILE", help="Its weights; it is never trained."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 def names(texts: tuple[str, ...], option: str) -> tuple[str, ...]:
     """Read comma lists of names; repeated options add up.
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from oodbench.commands.options import (
+    model_options,
     names,
     reported,
     teaching_options,
@@ -17,6 +18,7 @@ from oodbench.commands.options import (
 
 @click.command("run")
 @teaching_options
+@model_options
 @click.option(
     "--attack",
     "attacks",
@@ -59,6 +61,8 @@ def command(
     seeds: tuple[str, ...],
     schedule: str | None,
     network: str | None,
+    model: str | None,
+    weights: str | None,
     settings: tuple[str, ...],
     attacks: tuple[str, ...],
     eps: str | None,
@@ -95,6 +99,8 @@ def command(
         budget=budget,
         schedule=schedule,
         network=network,
+        model=model,
+        weights=weights,
         limit=limit,
         precision=precision,
         settings=settings,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # No EPS, whose decoder starts programs, and nothing exotic.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _MOST_PIXELS = 100_000_000
 
 
@@ -31,18 +31,21 @@ def decoded(data: bytes, side: int) -> tuple[NDArray[np.uint8] | None, bool]:
     if not data:
         return None, True
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return fitted(picture, side), picture.size == (side, side)
     except Exception:
         # A decoder given rubbish raises nearly anything.
         return None, True
 
 
-def fitted(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+def fitted(
+    picture: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR
+) -> NDArray[np.uint8]:
     """Return a picture as uint8 [3, side, side].
 
-    RGB; the shorter side is resized to ``side`` (bilinear, antialiased) and the centre is cut
-    out, as torchvision's Resize and CenterCrop do. A picture of that size stays bit for bit.
+    RGB; the shorter side is resized to ``side`` (bilinear, antialiased, unless another filter is
+    given) and the centre is cut out, as torchvision's Resize and CenterCrop do. A picture of that
+    size stays bit for bit.
     """
     if picture.mode.startswith("I;16"):
         # The library would clip 16 bits to 8, not scale them.
@@ -58,7 +61,7 @@ def fitted(picture: Image.Image, side: int) -> NDArray[np.uint8]:
             )
             if width * height > _MOST_PIXELS:
                 raise ValueError("a strip too thin to be resized")
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            picture = picture.resize((width, height), resampling)
         left, top = round((width - side) / 2), round((height - side) / 2)
         picture = picture.crop((left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))

@@ -102,10 +102,15 @@ class FileSource(FolderSource):
         return {"file": shown(self.name), "sha256": file_digest(self.file, "sha256")}
 
 
+def printable(name: str) -> str:
+    """Return a name without control characters, nor bytes that no text has."""
+    safe = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in safe)
+
+
 def shown(name: str) -> str:
     """Return a name as it can be printed and stored: no control characters, not endless."""
-    safe = os.fsencode(name).decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in safe)
+    text = printable(name)
     return text if len(text) <= 200 else f"{text[:197]}…"
 
 
