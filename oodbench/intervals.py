@@ -43,14 +43,13 @@ import numpy.typing as npt
 from scipy import stats
 
 from oodbench import metrics
-from oodbench.metrics import Floats, sorted_scores, tie_counts
+from oodbench.metrics import Floats, placements, sorted_scores, tie_counts
 
 __all__ = [
     "counts_within",
     "delong_variance",
     "intervals",
     "mean_intervals",
-    "placements",
     "proportion_interval",
 ]
 
@@ -214,17 +213,6 @@ def _generator(seed: int, purpose: int) -> np.random.Generator:
 def _variance(values: Floats) -> float:
     """Variance of the mean of the values."""
     return float(values.var(ddof=1) / values.size) if values.size > 1 else float("nan")
-
-
-def placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Share of OOD above each ID score and of ID below each OOD score, ties half.
-
-    In the order of the scores given; the mean of either is the AUROC.
-    """
-    known, others = np.sort(a), np.sort(b)
-    above = 1 - (np.searchsorted(others, a) + np.searchsorted(others, a, "right")) / (2 * b.size)
-    below = (np.searchsorted(known, b) + np.searchsorted(known, b, "right")) / (2 * a.size)
-    return above, below
 
 
 def _influence(negative: Floats, positive: Floats) -> tuple[Floats, Floats]:

@@ -31,7 +31,9 @@ __all__ = [
     "fpr95",
     "fpr95_ood",
     "notes",
+    "placements",
     "published",
+    "rank95",
     "sorted_scores",
     "threshold95",
     "tie_counts",
@@ -71,11 +73,23 @@ def tie_counts(a: Floats, b: Floats) -> tuple[Floats, Ints, Ints]:
     return distinct, at_a, at_b
 
 
+def placements(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Return the share of OOD scores above each of ``a`` and of ID scores below each of ``b``.
+
+    Ties count half. In the order of the scores given; the mean of either is the AUROC.
+    """
+    known, others = np.sort(a), np.sort(b)
+    above = 1 - (np.searchsorted(others, a) + np.searchsorted(others, a, "right")) / (2 * b.size)
+    below = (np.searchsorted(known, b) + np.searchsorted(known, b, "right")) / (2 * a.size)
+    return above, below
+
+
 def _both(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> tuple[Floats, Floats]:
     return sorted_scores(id_scores, "ID scores"), sorted_scores(ood_scores, "OOD scores")
 
 
 def rank95(count: int) -> int:
+    """Return which of ``count`` ascending scores is the threshold that accepts 95 %, from 1."""
     # ceil(0.95 * count) in integers, which no rounding can shift.
     return (95 * count + 99) // 100
 

@@ -72,6 +72,12 @@ class Place:
         return self.root / self.suite
 
 
+def usual_path(record: Mapping[str, Any]) -> Path:
+    """Return where `run` stores a record, below the results folder."""
+    place = Place(Path(), record["suite"], record["detector"], record["seed"])
+    return place.record(record["perturbation"], record["set"], record["identity"])
+
+
 # Arrays
 
 

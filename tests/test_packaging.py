@@ -122,7 +122,7 @@ def test_every_subpackage_is_named_in_the_project_file() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     folders = {
         ".".join(("oodbench", *path.relative_to(ROOT / "oodbench").parent.parts))
-        for pattern in ("__init__.py", "*/__init__.py")
+        for pattern in ("__init__.py", "*/__init__.py", "*/*/__init__.py")
         for path in (ROOT / "oodbench").glob(pattern)
     }
     assert set(tools["setuptools"]["packages"]) == folders

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_curve
 from oodbench import leaderboard as lb
 from oodbench import metrics, plots
 from oodbench.commands.plot import command
-from oodbench.errors import DamagedFileError, RequestError
+from oodbench.errors import DamagedFileError
 from oodbench.identity import digest
 from oodbench.images import Images
 from oodbench.keeping import Kept, kept_path, most_damaged, read_kept

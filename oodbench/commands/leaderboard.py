@@ -1,5 +1,7 @@
 """``oodbench leaderboard``."""
 
+from pathlib import Path
+
 import click
 
 from oodbench.commands.options import names, whole_numbers
@@ -20,11 +22,30 @@ from oodbench.commands.options import names, whole_numbers
     "--eps", multiple=True, help="L∞ radii such as 8/255; what has no radius is always in."
 )
 @click.option(
+    "--by",
+    default="mean",
+    show_default=True,
+    type=click.Choice(["mean", "ood"]),
+    help="Means over OOD sets; or a table of each set besides.",
+)
+@click.option(
     "--sort",
     default="worst",
     show_default=True,
     type=click.Choice(["worst", "name"]),
     help="Rows by their lowest AUROC, the best first and incomplete ones last; or by name.",
+)
+@click.option("--paper", is_flag=True, help="Published figures beside ours.")
+@click.option(
+    "--format",
+    "form",
+    default="markdown",
+    show_default=True,
+    type=click.Choice(["markdown", "csv", "latex", "json", "html"]),
+    help="For people, for pandas, for a paper, for programs, for a browser.",
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False), help="File to write [default: standard output]"
 )
 def command(
     results: str | None,
@@ -35,22 +56,31 @@ def command(
     detectors: tuple[str, ...],
     seeds: tuple[str, ...],
     eps: tuple[str, ...],
+    by: str,
     sort: str,
+    paper: bool,
+    form: str,
+    output: str | None,
 ) -> None:
     """Compare stored results: detectors against perturbations, mean over the OOD sets.
 
-    Prints markdown, a table for each suite, network, schedule, preset, protocol and choice of
-    test images. Nothing is computed; `oodbench run` makes results.
+    A table for each suite, network, schedule, preset, protocol and choice of test images. Bold is
+    the best of a column, and what a paired bootstrap over images cannot tell from it. CSV and JSON
+    hold fractions in full precision; the page of --format html is one file, and leads from each
+    figure to its records. Nothing is computed; `oodbench run` makes results.
     """
     radii = names(eps, "--eps")
     if radii:
         from oodbench.threat import format_eps, parse_eps
 
         radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
-    from oodbench.leaderboard import Selection, load, markdown, ordered, results_folder, summary
+    from oodbench import leaderboard as board
     from oodbench.marks import audits_below
 
-    selection = Selection(
+    def tell(line: str) -> None:
+        click.echo(f"oodbench: {line}", err=True)
+
+    selection = board.Selection(
         suites=names(suites, "--suite"),
         networks=names(networks, "--network"),
         presets=names(presets, "--preset"),
@@ -58,9 +88,35 @@ def command(
         seeds=whole_numbers(seeds, "--seed"),
         eps=radii,
     )
-    root, told = results_folder(results, reference=reference)
-    records = load(root, selection)
+    root, told = board.results_folder(results, reference=reference)
+    files = board.load_files(root, selection)
     if told:
-        click.echo(f"oodbench: {told}", err=True)
-    audits = audits_below(root, lambda line: click.echo(f"oodbench: {line}", err=True))
-    click.echo(markdown(ordered(summary(records, audits), sort)), nl=False)
+        tell(told)
+    frame = board.of_files(
+        files, audits_below(root, tell), sort=sort, by=by, paper=paper, tell=tell
+    )
+    if paper and not frame["published_source"].any():
+        suites = tuple(dict.fromkeys(frame["suite"]))
+        tell(f"--paper: no figures are published that could stand beside {', '.join(suites)}")
+    text = board.render(frame, form, list(files.values()))
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    _write(Path(output), text)
+    tell(f"wrote {output}")
+
+
+def _write(path: Path, text: str) -> None:
+    from oodbench.errors import RequestError
+    from oodbench.files import write_atomically
+
+    try:
+        write_atomically(path, lambda file: _fill(file, text))
+    except OSError as error:
+        raise RequestError(
+            f"cannot write --output {path}: {error.strerror or error}; choose another file"
+        ) from None
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")

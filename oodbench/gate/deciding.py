@@ -46,8 +46,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oodbench import metrics
-from oodbench.intervals import counts_within, placements
-from oodbench.metrics import Floats
+from oodbench.intervals import counts_within
+from oodbench.metrics import Floats, placements
 
 LEVEL = 0.01
 """Family-wise share of false alarms."""

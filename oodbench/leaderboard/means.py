@@ -3,7 +3,6 @@
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from oodbench.errors import RequestError
 from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, by_set, parted
 from oodbench.marks import audit_of, marks
-from oodbench.records import Place
+from oodbench.records import usual_path
 from oodbench.tables import told_of_fallback
 from oodbench.views import near_sets, suite_called, views
 
@@ -24,8 +23,15 @@ BySeed = dict[int, dict[str, Record]]
 """Records by training seed and OOD set."""
 
 
+BY = ("mean", "ood")
+"""What a table may be of: means over OOD sets, or besides each set."""
+
+
 def summary(
-    records: Sequence[Record], audits: Mapping[str, Mapping[str, Any]] | None = None
+    records: Sequence[Record],
+    audits: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    by: str = BY[0],
 ) -> "pd.DataFrame":
     """Return means over OOD sets, and over training seeds, of records.
 
@@ -39,11 +45,13 @@ def summary(
     Args:
         records: Records in any order.
         audits: Audits of the records, as `audits_below` returns them.
+        by: ``mean``, or ``ood`` for rows of each OOD set after those of the means.
 
     Returns:
         One row for each table, detector, view and perturbation that there is. ``table``, ``row``
         and ``column`` name them, ``view`` the sets that the mean is over (`oodbench.views`), of
-        which each near one, ``near``, is one by itself;
+        which each near one, ``near``, is one by itself; ``set`` is the set of a view that is of
+        one alone by its nature, else None; ``records`` are the identities of what went in;
         ``suite`` to ``kind`` are fields of the records, with versions of plugins and parameters
         of the perturbation; each of `METRICS` and ``accuracy`` is a mean in [0, 1], with ``_std``
         after its name the sample standard deviation over seeds, NaN for one; ``sets`` and
@@ -53,21 +61,24 @@ def summary(
         searched them.
 
     Raises:
-        RequestError: If two records answer the same question and do not say how they differ.
+        RequestError: If two records answer the same question and do not say how they differ, or
+            ``by`` is none of these.
     """
     import pandas as pd
 
+    if by not in BY:
+        raise RequestError(f"--by {by}: there are {', '.join(BY)}")
     tables = parted(records)
     cells = [
         cell
         for table, title in zip(tables, titles(tables), strict=True)
-        for cell in _cells(table, title, audits or {})
+        for cell in _cells(table, title, audits or {}, by)
     ]
     return pd.DataFrame(cells)
 
 
 def _cells(
-    table: Table, title: str, audits: Mapping[str, Mapping[str, Any]]
+    table: Table, title: str, audits: Mapping[str, Mapping[str, Any]], by: str
 ) -> Iterator[dict[str, Any]]:
     by_row = arranged(table)
     rows = sorted(by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version))
@@ -80,7 +91,10 @@ def _cells(
     setting, sets = table.setting, table.sets
     suite = suite_called(setting.suite)
     near = near_sets(suite, list(sets))
-    shown = views(suite, list(sets)) | {f"near: {name}": (name,) for name in near}
+    single = {f"near: {name}": (name,) for name in near}
+    if by == "ood":
+        single = {f"OOD set: {name}": (name,) for name in sets if name not in near} | single
+    shown = views(suite, list(sets)) | single
     for row, (view, of_sets) in itertools.product(rows, shown.items()):
         accuracy, trainings = _accuracy(by_row[row].values())
         for rank, column in enumerate(columns):
@@ -92,6 +106,7 @@ def _cells(
                 "table": title,
                 "view": view,
                 "near": of_sets[0] in near,
+                "set": of_sets[0] if view in single else None,
                 "row": names[row],
                 "column": headers[column],
                 "suite": setting.suite,
@@ -145,7 +160,7 @@ def arranged(table: Table) -> dict[Row, dict[Column, BySeed]]:
         if not _same(known, record):
             clashes.append((known, record))
     if clashes:
-        one, other = map(_path, clashes[0])
+        one, other = map(usual_path, clashes[0])
         more = f", nor {len(clashes) - 1} pairs more" if len(clashes) > 1 else ""
         raise RequestError(
             f"{one} and {other.name} cannot be told apart{more}: they differ in the version of a"
@@ -160,12 +175,6 @@ def _same(one: Record, other: Record) -> bool:
         one["digests"].get(scores) == other["digests"].get(scores)
         for scores in ("scores", "id_scores", "id_attacked")
     )
-
-
-def _path(record: Record) -> Path:
-    """Return where a record lies in its results folder."""
-    place = Place(Path(), record["suite"], record["detector"], record["seed"])
-    return place.record(record["perturbation"], record["set"], record["identity"])
 
 
 def _accuracy(cells: Iterable[BySeed]) -> tuple[list[float], str]:
@@ -209,6 +218,7 @@ def _mean(
         "sets": sets,
         "n_sets": len(sets),
         "of_sets": tuple(of_sets),
+        "records": tuple(record["identity"] for record in members),
         "seeds": seeds,
         "n_seeds": len(seeds),
         "of_seeds": tuple(of_seeds),

@@ -113,10 +113,16 @@ def load(root: Path, selection: Selection | None = None) -> list[Record]:
         DamagedFileError: If a record is damaged, selected or not.
         RequestError: If there is none.
     """
-    records = [read_record(path) for path in find_records(root)]
+    return list(load_files(root, selection).values())
+
+
+def load_files(root: Path, selection: Selection | None = None) -> dict[Path, Record]:
+    """Read records as `load` does, and return them by their files."""
+    found = {path: read_record(path) for path in find_records(root)}
     shipped = root == shipped_results()
     where = "the reference that ships" if shipped else str(root)
-    if not records:
+    if not found:
         hint = "" if shipped else ", --reference shows the results that ship"
         raise RequestError(f"{where} holds no record; `oodbench run` makes some{hint}")
-    return (selection or Selection()).of(records, where)
+    chosen = {id(record) for record in (selection or Selection()).of(list(found.values()), where)}
+    return {path: record for path, record in found.items() if id(record) in chosen}

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 TABLES = ("atom_table2", "atom_table2_first_version")
 
+EPS = "8/255"
+"""Radius of the attacks that have one, in all of them."""
+
 
 @cache
 def published(table: str = TABLES[0]) -> "pd.DataFrame":
