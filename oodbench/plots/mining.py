@@ -67,6 +67,7 @@ def picture(found: Sequence[Trained], setting: Setting | None = None) -> style.D
             " ID error: ID points rejected or misclassified. OOD error: near OOD points, pushed by"
             f" {its.eps:g} towards the data, that are not rejected. Dashed: 99\u00a0% of a class.",
         ],
+        grow=False,  # subfigures would be laid out under the title
     )
     return style.Drawn(drawn, list(found))
 

@@ -124,21 +124,22 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
 
 _FOOT = 0.14
 """Inches that a line under a figure takes."""
-MOST_LINES = 8
+_MOST_REMARKS = 8
 """Remarks under a figure; more would leave no room for it."""
 
 
-def footed(figure: "Figure", lines: Sequence[str]) -> None:
-    """Write what has to be said under a figure."""
+def footed(figure: "Figure", lines: Sequence[str], *, grow: bool = True) -> None:
+    """Write what has to be said under a figure, which grows by it unless told otherwise."""
     width = int(figure.get_figwidth() * 17)
     said = [line for line in lines if line]
-    if len(said) > MOST_LINES:
-        more = len(said) - MOST_LINES + 1
-        said = [*said[: MOST_LINES - 1], f"and {more} more; `oodbench leaderboard` has them all"]
+    if len(said) > _MOST_REMARKS:
+        more = len(said) - _MOST_REMARKS + 1
+        said = [*said[: _MOST_REMARKS - 1], f"and {more} more; `oodbench leaderboard` has them all"]
     text = "\n".join(textwrap.fill(line, width) for line in said)
     if text:
-        # The panels keep their size.
-        figure.set_figheight(figure.get_figheight() + _FOOT * (1 + text.count("\n")))
+        if grow:
+            # The panels keep their size.
+            figure.set_figheight(figure.get_figheight() + _FOOT * (1 + text.count("\n")))
         figure.supxlabel(text, fontsize=7.5, color="#444444", x=0.01, ha="left")
 
 
