@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import pixels
 from PIL import Image
 
 from oodbench import metrics, score_images
 from oodbench.data.named import Picture, Unread, as_image, find_pictures, read_picture
 from oodbench.held_out import HeldOut
 from oodbench.scoring import IN, OUT
-from tests.picture_files import pixels
 
 SIDE = 32
 

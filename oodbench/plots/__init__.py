@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oodbench.errors import RequestError
-from oodbench.leaderboard.selection import Selection
 from oodbench.progress import Progress
 
 if TYPE_CHECKING:
+    from oodbench.leaderboard.selection import Selection
     from oodbench.plots.style import Drawn
 
 KINDS = {
@@ -27,6 +27,13 @@ KINDS = {
 """What each kind of figure shows; each is a module here."""
 
 FORMATS = (".png", ".svg")
+
+
+def _everything() -> "Selection":
+    # The leaderboard loads NumPy, which the help of the command line does without.
+    from oodbench.leaderboard.selection import Selection
+
+    return Selection()
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Asked:
 
     results: str | Path | None = None
     reference: bool = False
-    selection: Selection = field(default_factory=Selection)
+    selection: "Selection" = field(default_factory=_everything)
     metric: str = "fpr95"
     images: int = 8
     progress: Progress | None = None
