@@ -213,7 +213,7 @@ def test_the_same_pixels_have_the_same_score_alone_and_among_others(
 
 
 def test_a_network_of_ones_own_says_of_images_too(score: Any, tmp_path: Path) -> None:
-    from tests.test_foreign import OWN, saved
+    from test_foreign import OWN, saved
 
     file = write(tmp_path / "a.png", pixels("a"))
     brought = ("--model", f"{OWN}:Net", "--weights", saved(tmp_path))
