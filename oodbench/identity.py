@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 PROTOCOL = 1
@@ -11,6 +12,12 @@ PROTOCOL = 1
 
 SHORT = 12
 """Characters of a hash that appear in file names."""
+
+UNNAMED_AT_DEFAULT: Mapping[str, bool] = MappingProxyType({"unnamed_at_default": True})
+"""Metadata of a dataclass field that came later: at its default an identity leaves it out.
+
+What was computed before there was the field then keeps its identity.
+"""
 
 _NOT_THE_QUESTION = frozenset({"protocol", "digests", "version", "source"})
 
@@ -56,9 +63,15 @@ def _asked(value: Any) -> Any:
 
 
 def parameters(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass instance as plain data for an identity."""
+    """Return the fields of a dataclass instance as plain data for an identity.
+
+    A field with the metadata `UNNAMED_AT_DEFAULT` is left out where it has its default.
+    """
+    values = {field: getattr(instance, field.name) for field in dataclasses.fields(instance)}
     return {
-        field.name: _plain(getattr(instance, field.name)) for field in dataclasses.fields(instance)
+        field.name: _plain(value)
+        for field, value in values.items()
+        if not (field.metadata.get("unnamed_at_default") and value == field.default)
     }
 
 

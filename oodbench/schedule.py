@@ -1,6 +1,8 @@
 """How long and how fast a network is taught, apart from what it is taught."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from oodbench.identity import UNNAMED_AT_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Schedule:
         pool_views: Augmented views of the outlier pool an epoch.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
+        cutout: Side in pixels of a square hole at a random place of every image (DeVries & Taylor,
+            2017); 0 for none.
     """
 
     epochs: int = 100
@@ -34,6 +38,7 @@ class Schedule:
     crop_padding: int = 4
     pool_views: int = 1
     precision: str = "float32"
+    cutout: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
 
 
 PAPER = Schedule()

@@ -18,6 +18,7 @@ from oodbench.schedule import Schedule
 from oodbench.threat import LEVELS, to_float
 
 _POOL_BATCH = 1024
+_HOLE = 128
 _ON_DEVICE_BYTES = 4 << 30
 
 
@@ -29,6 +30,7 @@ class DeviceImages:
         self._device = device
         self._all: Tensor | None = None
         sample = images.batch([0])
+        self.size: tuple[int, int] = sample.shape[2:]
         if sample.nbytes * len(images) <= _ON_DEVICE_BYTES:
             everything = torch.from_numpy(images.batch(range(len(images))))
             self._all = everything.to(device)
@@ -61,6 +63,11 @@ class Augmented:
             else torch.zeros(count, dtype=torch.bool)
         )
         self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
+        self._cutout = schedule.cutout
+        # Nothing is drawn for holes that are not asked for: all later draws stay what they were.
+        if self._cutout:
+            places = [torch.randint(0, side, (count,), generator=rng) for side in images.size]
+            self._centre = torch.stack(places, dim=1)
 
     def __len__(self) -> int:
         return len(self._flip)
@@ -76,7 +83,10 @@ class Augmented:
         if self._padding:
             images = shifted(images, self._padding, self._shift[positions].to(images.device))
         flip = self._flip[positions].to(images.device)
-        return torch.where(flip[:, None, None, None], images.flip(3), images)
+        images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        if self._cutout:
+            images = punched(images, self._cutout, self._centre[positions].to(images.device))
+        return images
 
 
 def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
@@ -96,6 +106,29 @@ def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
     columns = offsets[:, 1, None] + torch.arange(width, device=images.device)
     which = torch.arange(count, device=images.device)[:, None, None]
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def punched(images: Tensor, side: int, centres: Tensor) -> Tensor:
+    """Fill a square hole in each image with mid-grey, level 128 (DeVries & Taylor, 2017).
+
+    The grey is the same for every image set: a set's own mean would tell outliers from the rest.
+    It is about what networks normalise to 0.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        side: Side of the holes in pixels; of an even one, the larger half lies before the centre.
+        centres: Row and column of each centre, int64 [N, 2]; a hole may stick out of its image.
+
+    Returns:
+        Tensor like ``images``.
+    """
+    height, width = images.shape[2:]
+    first = centres - side // 2
+    rows = torch.arange(height, device=images.device) - first[:, 0, None]
+    columns = torch.arange(width, device=images.device) - first[:, 1, None]
+    in_rows, in_columns = ((place >= 0) & (place < side) for place in (rows, columns))
+    hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return images.masked_fill(hole, _HOLE)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
+from oodbench.identity import canonical_json, parameters
 from oodbench.images import ArrayImages
 from oodbench.network import Network, initialised
 from oodbench.networks.conv3 import Conv3
@@ -28,7 +29,7 @@ from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.threat import to_float
 from oodbench.trainer import Trained, TrainingRequest, build, train
-from oodbench.training import Augmented, DeviceImages, Training, shifted
+from oodbench.training import Augmented, DeviceImages, Training, punched, shifted
 
 CPU = torch.device("cpu")
 FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0, flip=False)
@@ -108,6 +109,100 @@ def test_shifting_crops_where_it_is_told() -> None:
     assert np.array_equal(moved[0], padded[0, :, 0:4, 1:5])
     assert np.array_equal(moved[1], padded[1, :, 4:8, 2:6])
     assert moved.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("side", "centre", "rows", "columns"),
+    [
+        (9, (16, 10), (12, 20), (6, 14)),
+        (9, (0, 31), (0, 4), (27, 31)),
+        (9, (2, 4), (0, 6), (0, 8)),
+        (1, (5, 7), (5, 5), (7, 7)),
+        (4, (8, 8), (6, 9), (6, 9)),
+        (99, (0, 0), (0, 31), (0, 31)),
+    ],
+)
+def test_a_hole_is_a_grey_square_about_its_centre_and_may_stick_out(
+    side: int, centre: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    pixels = torch.from_numpy(images(2, None, side=32).batch([0, 1]))
+    got = punched(pixels, side, torch.tensor([centre, (31, 31)])).numpy()
+    expected = pixels.numpy().copy()
+    # First and last row and column are within the hole.
+    expected[0, :, rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = 128
+    assert np.array_equal(got[0], expected[0])
+    assert not np.array_equal(got[1], expected[1])
+    assert got.dtype == np.uint8
+
+
+def test_holes_differ_by_image_and_leave_crops_and_flips_as_they_are() -> None:
+    source = DeviceImages(images(400, None, side=32), CPU)
+    positions = torch.arange(400)
+    plain = Augmented(source, Schedule(crop_padding=2), 1, torch_generator(0, "views"))
+    with_holes = Augmented(
+        source, Schedule(crop_padding=2, cutout=9), 1, torch_generator(0, "views")
+    )
+    without, got = plain.batch(positions), with_holes.batch(positions)
+    changed = (without != got).any(1)
+    assert bool((got.permute(0, 2, 3, 1)[changed] == 128).all())
+    centres = set()
+    for which_image in changed.numpy():
+        rows, columns = np.nonzero(which_image)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert 5 <= height <= 9
+        assert 5 <= width <= 9
+        assert which_image.sum() == height * width
+        centres.add(
+            tuple(
+                int(place.max() - 4 if place.max() < 31 else place.min() + 4)
+                for place in (rows, columns)
+            )
+        )
+    assert len(centres) > 250
+    assert {row for row, _ in centres} | {column for _, column in centres} >= set(range(32))
+
+
+def test_a_schedule_without_holes_draws_nothing_more_and_one_with_them_does() -> None:
+    source = DeviceImages(images(10, None), CPU)
+    with_holes, without, by_hand = (torch_generator(0, "views") for _ in range(3))
+    views = Augmented(source, Schedule(crop_padding=2), 3, without)
+    flip = torch.rand(30, generator=by_hand) < 0.5
+    shift = torch.randint(0, 5, (30, 2), generator=by_hand)
+    pictures = shifted(source.batch(torch.arange(30) % 10), 2, shift)
+    expected = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
+    assert torch.equal(views.batch(torch.arange(30)), expected)
+    assert torch.equal(without.get_state(), by_hand.get_state())
+    Augmented(source, Schedule(crop_padding=2, cutout=9), 3, with_holes)
+    assert not torch.equal(with_holes.get_state(), by_hand.get_state())
+
+
+def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any() -> None:
+    before = (
+        '{"batch_size":64,"crop_padding":4,"epochs":100,"flip":true,"learning_rate":0.1,'
+        '"milestones":[0.5,0.75,0.9],"momentum":0.9,"policy":"step","pool_views":1,'
+        '"precision":"float32","weight_decay":0.0001}'
+    )
+    assert canonical_json(parameters(Schedule())) == before
+    assert parameters(Schedule(cutout=9)) == parameters(Schedule()) | {"cutout": 9}
+
+
+def test_both_training_images_and_outliers_have_holes() -> None:
+    known = ArrayImages(np.zeros((8, 3, 32, 32), np.uint8), list("abcdefgh"), np.arange(8) % 3)
+    pool = ArrayImages(np.full((8, 3, 32, 32), 255, np.uint8), list("ijklmnop"), None)
+    seen: list[Batch] = []
+
+    class Seeing(OutlierExposure):
+        def prepare(self, training: Training, batch: Batch) -> Batch:
+            seen.append(batch)
+            return super().prepare(training, batch)
+
+    schedule = replace(FAST, epochs=1, cutout=9)
+    train(request(Seeing(), schedule, images=known, pool=pool), CPU)
+    for batch in seen:
+        for part in (batch.images, batch.outliers):
+            assert len(part) > 0
+            holes = (part == 128 / 255).sum((1, 2, 3))
+            assert bool(((holes >= 3 * 25) & (holes <= 3 * 81)).all())
 
 
 def test_images_that_stay_off_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
