@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 from torch import Tensor, nn
 
 from oodbench.model import Backbone, Model, input_gradient
 from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
+from oodbench.networks.conv6 import Conv6, opponent_cosines
 from oodbench.registry import entries, load
 
 
@@ -105,6 +108,48 @@ def test_every_convolution_of_densenet_starts_with_the_published_spread() -> Non
         (2 / 16) ** 0.5, rel=0.01
     )
     assert built.head.bias.abs().max() == 0
+
+
+def test_the_cosines_of_conv6_are_an_orthonormal_basis_from_flat_to_fine() -> None:
+    basis = opponent_cosines()
+    flat = basis.flatten(1)
+    assert torch.allclose(flat @ flat.T, torch.eye(27), atol=1e-6)
+    # By hand: even grey, then grey that falls along one axis as cos(π(2i+1)/6) does.
+    assert torch.allclose(basis[0], torch.full((3, 3, 3), 27**-0.5))
+    slope = torch.tensor([1.0, 0, -1]).expand(3, 3, 3) / 18**0.5
+    assert torch.allclose(basis[1], slope, atol=1e-6)
+    assert torch.allclose(basis[2], slope.transpose(1, 2), atol=1e-6)
+    even_red_blue = torch.tensor([1.0, 0, -1])[:, None, None].expand(3, 3, 3) / 18**0.5
+    assert torch.allclose(basis[3], even_red_blue, atol=1e-6)
+
+
+def test_the_cosines_of_conv6_are_those_of_scipy() -> None:
+    # The transform of a basis of cosines has one coefficient a pattern, whatever its colour.
+    spectrum = dctn(opponent_cosines().numpy(), axes=(2, 3), norm="ortho")
+    assert np.array_equal((np.abs(spectrum).max(1) > 1e-6).sum((1, 2)), np.ones(27))
+
+
+def test_conv6_starts_with_smooth_patterns_of_both_signs() -> None:
+    network = initialised(Conv6, 10, 0)
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).weight.detach()
+    assert torch.equal(first[:12], opponent_cosines()[:12])
+    assert torch.equal(first[12:], -first[:12])
+
+
+def test_later_convolutions_of_conv6_pass_their_inputs_on_at_first() -> None:
+    network = initialised(Conv6, 10, 0)
+    later = [m for m in network.modules() if isinstance(m, nn.Conv2d)][1:]
+    assert len(later) == 5
+    for layer in later:
+        maps = torch.rand(2, layer.in_channels, 8, 8, generator=rng(1))
+        with torch.no_grad():
+            out = layer(maps)
+        assert torch.allclose(out[:, : layer.in_channels], maps, atol=1e-6)
+        new = layer.weight[layer.in_channels :].detach()
+        if len(new):
+            # Kaiming: variance 2 / (9 · inputs).
+            expected = (2 / (9 * layer.in_channels)) ** 0.5
+            assert new.std().item() == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("training", [True, False])
