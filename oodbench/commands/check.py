@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from oodbench.commands.options import names, place_options, reported, whole_numbers
+from oodbench.commands.options import cell_options, place_options, reported, selected
 from oodbench.errors import OodbenchError
 
 _WIDTH_OF_LOG = 160
@@ -14,16 +14,7 @@ _WIDTH_OF_LOG = 160
 @click.command("check")
 @click.option("--results", help="Folder to check [default: ./oodbench-results]")
 @click.option("--against", help="Folder of the reference [default: the reference that ships]")
-@click.option("--suite", "suites", multiple=True, help="Suites: names, comma lists.")
-@click.option("--network", "networks", multiple=True, help="Networks: names, comma lists.")
-@click.option("--detector", "detectors", multiple=True, help="Detectors: names, comma lists.")
-@click.option("--attack", "attacks", multiple=True, help="Perturbations: names, comma lists.")
-@click.option("--ood", "sets", multiple=True, help="OOD sets: names, comma lists.")
-@click.option("--preset", "presets", multiple=True, help="Presets: standard, paper.")
-@click.option("--seed", "seeds", multiple=True, help="Training seeds, comma lists.")
-@click.option(
-    "--eps", multiple=True, help="L∞ radii such as 8/255; what has no radius is always in."
-)
+@cell_options
 @click.option(
     "--tolerance",
     type=float,
@@ -50,20 +41,16 @@ _WIDTH_OF_LOG = 160
 def command(
     results: str | None,
     against: str | None,
-    suites: tuple[str, ...],
-    networks: tuple[str, ...],
-    detectors: tuple[str, ...],
-    attacks: tuple[str, ...],
-    sets: tuple[str, ...],
-    presets: tuple[str, ...],
-    seeds: tuple[str, ...],
-    eps: tuple[str, ...],
     tolerance: float,
     allow_missing: bool,
     rerun: bool,
     form: str,
     junit: str | None,
-    **places: Any,
+    device: str | None,
+    batch_size: int | None,
+    data_root: str | None,
+    store: str | None,
+    **chosen: Any,
 ) -> int:
     """Refuse results that are worse than a reference.
 
@@ -73,28 +60,11 @@ def command(
     something is; 2: cells are missing or cannot be compared, or nothing was compared.
     --device, --batch-size, --data-root and --store are for --rerun.
     """
-    radii = names(eps, "--eps")
-    if radii:
-        from oodbench.threat import format_eps, parse_eps
-
-        radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
     from oodbench import gate
     from oodbench.files import DEFAULT_RESULTS, writable_folder
     from oodbench.gate import reporting
-    from oodbench.leaderboard import Selection
 
-    wanted = gate.Wanted(
-        Selection(
-            suites=names(suites, "--suite"),
-            networks=names(networks, "--network"),
-            presets=names(presets, "--preset"),
-            detectors=names(detectors, "--detector"),
-            seeds=whole_numbers(seeds, "--seed"),
-            eps=radii,
-        ),
-        attacks=names(attacks, "--attack"),
-        sets=names(sets, "--ood"),
-    )
+    selection = selected(**chosen)
     if junit:
         # Before the work, which would be lost otherwise.
         if Path(junit).is_dir():
@@ -106,16 +76,19 @@ def command(
                 report = gate.check_again(
                     results or DEFAULT_RESULTS,
                     against,
-                    wanted=wanted,
+                    selection=selection,
                     tolerance=tolerance,
                     progress=progress,
-                    **places,
+                    device=device,
+                    batch_size=batch_size,
+                    data_root=data_root,
+                    store=store,
                 )
             else:
                 report = gate.check(
                     results,
                     against,
-                    wanted=wanted,
+                    selection=selection,
                     tolerance=tolerance,
                     allow_missing=allow_missing,
                     progress=progress,

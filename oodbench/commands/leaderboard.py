@@ -1,10 +1,11 @@
 """``oodbench leaderboard``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from oodbench.commands.options import names, whole_numbers
+from oodbench.commands.options import record_options, selected
 
 
 @click.command("leaderboard")
@@ -13,14 +14,7 @@ from oodbench.commands.options import names, whole_numbers
     help="Folder of results [default: ./oodbench-results, else the reference that ships]",
 )
 @click.option("--reference", is_flag=True, help="Read the reference results that ship.")
-@click.option("--suite", "suites", multiple=True, help="Suites: names, comma lists.")
-@click.option("--network", "networks", multiple=True, help="Networks: names, comma lists.")
-@click.option("--preset", "presets", multiple=True, help="Presets: standard, paper.")
-@click.option("--detector", "detectors", multiple=True, help="Detectors: names, comma lists.")
-@click.option("--seed", "seeds", multiple=True, help="Training seeds, comma lists.")
-@click.option(
-    "--eps", multiple=True, help="L∞ radii such as 8/255; what has no radius is always in."
-)
+@record_options
 @click.option(
     "--by",
     default="mean",
@@ -50,17 +44,12 @@ from oodbench.commands.options import names, whole_numbers
 def command(
     results: str | None,
     reference: bool,
-    suites: tuple[str, ...],
-    networks: tuple[str, ...],
-    presets: tuple[str, ...],
-    detectors: tuple[str, ...],
-    seeds: tuple[str, ...],
-    eps: tuple[str, ...],
     by: str,
     sort: str,
     paper: bool,
     form: str,
     output: str | None,
+    **chosen: Any,
 ) -> None:
     """Compare stored results: detectors against perturbations, mean over the OOD sets.
 
@@ -69,25 +58,13 @@ def command(
     hold fractions in full precision; the page of --format html is one file, and leads from each
     figure to its records. Nothing is computed; `oodbench run` makes results.
     """
-    radii = names(eps, "--eps")
-    if radii:
-        from oodbench.threat import format_eps, parse_eps
-
-        radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
+    selection = selected(**chosen)
     from oodbench import leaderboard as board
     from oodbench.marks import audits_below
 
     def tell(line: str) -> None:
         click.echo(f"oodbench: {line}", err=True)
 
-    selection = board.Selection(
-        suites=names(suites, "--suite"),
-        networks=names(networks, "--network"),
-        presets=names(presets, "--preset"),
-        detectors=names(detectors, "--detector"),
-        seeds=whole_numbers(seeds, "--seed"),
-        eps=radii,
-    )
     root, told = board.results_folder(results, reference=reference)
     files = board.load_files(root, selection)
     if told:

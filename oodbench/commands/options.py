@@ -3,11 +3,14 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from oodbench.progress import BarProgress, LineProgress, Progress
+
+if TYPE_CHECKING:
+    from oodbench.leaderboard.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +78,74 @@ def model_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def record_options(function: F) -> F:
+    """Add the options that choose among stored records; `selected` reads them."""
+    for option in reversed(
+        [
+            click.option("--suite", "suites", multiple=True, help="Suites: names, comma lists."),
+            click.option(
+                "--network", "networks", multiple=True, help="Networks: names, comma lists."
+            ),
+            click.option("--preset", "presets", multiple=True, help="Presets: standard, paper."),
+            click.option(
+                "--detector", "detectors", multiple=True, help="Detectors: names, comma lists."
+            ),
+            click.option("--seed", "seeds", multiple=True, help="Training seeds, comma lists."),
+            click.option(
+                "--eps",
+                multiple=True,
+                help="L∞ radii such as 8/255; what has no radius is always in.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def cell_options(function: F) -> F:
+    """Add the options of `record_options`, and those that choose perturbations and OOD sets."""
+    attack = click.option(
+        "--attack", "attacks", multiple=True, help="Perturbations: names, comma lists."
+    )
+    ood = click.option("--ood", "sets", multiple=True, help="OOD sets: names, comma lists.")
+    return record_options(attack(ood(function)))
+
+
+def selected(
+    *,
+    suites: tuple[str, ...],
+    networks: tuple[str, ...],
+    presets: tuple[str, ...],
+    detectors: tuple[str, ...],
+    seeds: tuple[str, ...],
+    eps: tuple[str, ...],
+    attacks: tuple[str, ...] = (),
+    sets: tuple[str, ...] = (),
+) -> "Selection":
+    """Read what `record_options` and `cell_options` were given.
+
+    Raises:
+        click.BadParameter: If an option is empty, or a seed or radius is none.
+    """
+    radii = names(eps, "--eps")
+    if radii:
+        from oodbench.threat import format_eps, parse_eps
+
+        radii = tuple(dict.fromkeys(format_eps(parse_eps(text)) for text in radii))
+    from oodbench.leaderboard.selection import Selection
+
+    return Selection(
+        suites=names(suites, "--suite"),
+        networks=names(networks, "--network"),
+        presets=names(presets, "--preset"),
+        detectors=names(detectors, "--detector"),
+        seeds=whole_numbers(seeds, "--seed"),
+        eps=radii,
+        attacks=names(attacks, "--attack"),
+        sets=names(sets, "--ood"),
+    )
 
 
 def names(texts: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from oodbench.errors import RequestError
 from oodbench.gate.comparing import COMPARED, DRIFT, Finding, Report, Status, compare
 from oodbench.gate.deciding import TOLERANCE, Change, Paired, decide
-from oodbench.gate.matching import Results, Stored, Wanted, matched, reference_of, results_of
+from oodbench.gate.matching import Results, Stored, chosen, matched, reference_of, results_of
+from oodbench.leaderboard import Selection
 from oodbench.progress import Progress
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "Paired",
     "Report",
     "Status",
-    "Wanted",
     "check",
     "check_again",
     "decide",
@@ -32,7 +32,7 @@ def check(
     results: str | Path | None = None,
     against: str | Path | None = None,
     *,
-    wanted: Wanted | None = None,
+    selection: Selection | None = None,
     tolerance: float = TOLERANCE,
     allow_missing: bool = False,
     progress: Progress | None = None,
@@ -42,7 +42,7 @@ def check(
     Args:
         results: Folder of results; None takes ``./oodbench-results``, never the reference.
         against: Folder of the reference; None takes the one that ships.
-        wanted: Which cells count.
+        selection: Which cells count.
         tolerance: Loss that is let pass, a fraction in [0, 1).
         allow_missing: Whether cells may be missing.
         progress: Where to report.
@@ -56,8 +56,10 @@ def check(
     before = reference.stored(progress)
     same = mine.root.resolve() == reference.root.resolve()
     after = before if same else mine.stored(progress)
-    if wanted is not None:
-        before, after = _chosen(wanted, before, after, f"{reference.name} or {mine.name}")
+    if selection is not None:
+        before, after = _chosen_of_both(
+            selection, before, after, f"{reference.name} or {mine.name}"
+        )
     matches = matched(before, after)
     findings = compare(matches, mine, reference, tolerance=tolerance, progress=progress)
     return Report(findings, mine.name, reference.name, tolerance, allow_missing)
@@ -67,7 +69,7 @@ def check_again(
     results: str | Path,
     against: str | Path | None = None,
     *,
-    wanted: Wanted | None = None,
+    selection: Selection | None = None,
     tolerance: float = TOLERANCE,
     device: str | None = None,
     batch_size: int | None = None,
@@ -80,7 +82,7 @@ def check_again(
     Args:
         results: Where they go; what is there of the same cells is replaced.
         against: Folder of the reference; None takes the one that ships.
-        wanted: Which cells of the reference.
+        selection: Which cells of the reference.
         tolerance: Loss that is let pass, a fraction in [0, 1).
         device: Device such as ``cuda:0``.
         batch_size: Images at once.
@@ -97,7 +99,7 @@ def check_again(
 
     _check_tolerance(tolerance)
     reference = reference_of(against)
-    before = (wanted or Wanted()).of(reference.stored(progress), reference.name)
+    before = chosen(selection or Selection(), reference.stored(progress), reference.name)
     places = Places(device, batch_size, data_root, results, store)
     again = rerun(before, Path(results), reference, places, progress)
     mine = Results(Path(results))
@@ -112,16 +114,16 @@ def check_again(
     return Report(findings, mine.name, reference.name, tolerance)
 
 
-def _chosen(
-    wanted: Wanted, before: Sequence[Stored], after: Sequence[Stored], where: str
+def _chosen_of_both(
+    selection: Selection, before: Sequence[Stored], after: Sequence[Stored], where: str
 ) -> tuple[list[Stored], list[Stored]]:
     """Return what is wanted of two folders; what one of them has may be named."""
     if before is after:
-        chosen = wanted.of(before, where)
-        return chosen, chosen
-    chosen = wanted.of([*before, *after], where)
+        both = chosen(selection, before, where)
+        return both, both
+    both = chosen(selection, [*before, *after], where)
     old = {id(each) for each in before}
-    return [e for e in chosen if id(e) in old], [e for e in chosen if id(e) not in old]
+    return [e for e in both if id(e) in old], [e for e in both if id(e) not in old]
 
 
 def _check_tolerance(tolerance: float) -> None:

@@ -1,7 +1,7 @@
 """Two results folders side by side: which cells ask the same question, and their paired scores."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,39 +160,15 @@ def _no_folder(path: Path) -> str:
     return "is a file, not a folder" if path.exists() else "no such folder"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which cells count; an empty field takes all.
+def chosen(selection: Selection, found: Iterable[Stored], where: str) -> list[Stored]:
+    """Return what a selection takes.
 
-    Attributes:
-        selection: As for the leaderboard.
-        attacks: Names of perturbations.
-        sets: Names of OOD sets.
+    Raises:
+        RequestError: If something is named that there is not.
     """
-
-    selection: Selection = field(default_factory=Selection)
-    attacks: Sequence[str] = ()
-    sets: Sequence[str] = ()
-
-    def of(self, found: Iterable[Stored], where: str) -> list[Stored]:
-        """Return what is wanted.
-
-        Raises:
-            RequestError: If something is named that there is not.
-        """
-        mine = {id(each.record): each for each in found}
-        records = self.selection.of([each.record for each in mine.values()], where)
-        for option, name, wanted in (
-            ("--attack", "perturbation", [a for a in self.attacks if "all" not in self.attacks]),
-            ("--ood", "set", self.sets),
-        ):
-            known = {record[name] for record in records}
-            for value in wanted:
-                if value not in known:
-                    raise RequestError(f"{option} {value}: {where} has {', '.join(sorted(known))}")
-            if wanted:
-                records = [record for record in records if record[name] in wanted]
-        return [mine[id(record)] for record in records]
+    mine = {id(each.record): each for each in found}
+    records = selection.of([each.record for each in mine.values()], where)
+    return [mine[id(record)] for record in records]
 
 
 @dataclass(frozen=True)
