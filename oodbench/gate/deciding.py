@@ -39,7 +39,7 @@ What it does not speak of: another training of the same recipe is another networ
 differ too, by the spread over training seeds, and a difference that is real is found.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -260,8 +260,7 @@ def _tests(number: int, cell: Paired) -> Iterator[_Test]:
         *figures("auroc"),
         [(cell.id_images, (above - above_now) / n), (cell.ood_images, (below - below_now) / m)],
     )
-    ranked = tuple(_effect_on_rank(scores) for scores in clean)
-    setting = tuple(np.sort(scores) for scores in clean)
+    ranked, setting = _each(_effect_on_rank, clean), _each(np.sort, clean)
     limits = [scores[metrics.rank95(n) - 1] for scores in setting]
 
     def at_threshold(metric: str, images: Hashable, scores: Pair, sign: int) -> _Test:
@@ -273,7 +272,7 @@ def _tests(number: int, cell: Paired) -> Iterator[_Test]:
             *figures(metric),
             [(images, sign * step * (accepted[1] - accepted[0]))],
             step,
-            _Threshold(setting, tuple(map(np.sort, scores)), ranked, sign),  # type: ignore[arg-type]
+            _Threshold(setting, _each(np.sort, scores), ranked, sign),
             cell.id_images,
         )
 
@@ -288,6 +287,10 @@ def _tests(number: int, cell: Paired) -> Iterator[_Test]:
 
 
 Pair = tuple[Floats, Floats]
+
+
+def _each(function: Callable[[Floats], Floats], pair: Pair) -> Pair:
+    return function(pair[0]), function(pair[1])
 
 
 def _checked(scores: tuple[npt.ArrayLike, npt.ArrayLike]) -> Pair:
