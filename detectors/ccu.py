@@ -206,8 +206,9 @@ class CCU(MaxProbability):
 
     Attributes:
         components: Gaussians of each mixture; published 100 for 50000 images.
-        directions: Principal components of the metric with a scale of their own; published all
-            3072, which take 37 MB.
+        directions: Principal components of the metric with a scale of their own. Published all
+            3072, which take 37 MB and, on a CPU, hours of training; the suites of the paper keep
+            128, which hold 91.9 % of the variance of CIFAR-10's pixels.
         prior_ratio: λ, prior of outliers over that of images; 1.
         learning_rate: Learning rate of the mixtures, without weight decay; 1e-5.
         use_densities: Whether the score is that of the whole model.

@@ -36,7 +36,7 @@ class ImageMetric(nn.Module):
         self.register_buffer("rest", torch.ones(()))
 
     def fit(self, images: NDArray[np.float64], seed: int) -> None:
-        """Fit to images, float64 [N, D] in [0, 1]; at most N − 1 directions can be kept.
+        """Fit to images, float64 [N, D] in [0, 1]; at most N − 1 and D directions can be kept.
 
         Raises:
             ValueError: If there are too few images.
@@ -44,15 +44,16 @@ class ImageMetric(nn.Module):
         from sklearn.decomposition import PCA
 
         directions = len(self.deviations)
-        if directions >= min(images.shape):
+        if directions >= images.shape[0] or directions > self.dimensions:
             raise ValueError(
-                f"{directions} directions need more than {directions} images of more pixels, not "
-                f"{images.shape[0]} of {images.shape[1]}; set ccu.directions lower"
+                f"{directions} directions need more than {directions} images of at least as many "
+                f"pixels, not {images.shape[0]} of {images.shape[1]}; set ccu.directions lower"
             )
         pca = PCA(directions, svd_solver="randomized", random_state=seed).fit(images)
         deviations = np.sqrt(pca.explained_variance_)
         left_over = images.var(axis=0, ddof=1).sum() - pca.explained_variance_.sum()
-        rest = math.sqrt(max(left_over, 0.0) / (self.dimensions - directions))
+        others = self.dimensions - directions
+        rest = math.sqrt(max(left_over, 0.0) / others) if others else deviations[-1]
         least = _LEAST_DEVIATION * deviations[0]
         self.basis.copy_(torch.from_numpy(pca.components_))
         self.deviations.copy_(torch.from_numpy(np.maximum(deviations, least)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +159,19 @@ def test_the_mixture_starts_at_expectation_maximisation_with_equal_weights_and_v
 def test_more_directions_than_the_images_span_are_refused() -> None:
     with pytest.raises(ValueError, match="directions need more than"):
         ImageMetric(20, D).fit(np.random.default_rng(0).random((20, D)), 0)
+    with pytest.raises(ValueError, match="directions need more than"):
+        ImageMetric(D + 1, D).fit(np.random.default_rng(0).random((2 * D, D)), 0)
+
+
+def test_all_directions_can_be_kept_as_published() -> None:
+    points = np.random.default_rng(0).normal(size=(2 * D, D)) * np.linspace(1, 3, D)
+    whole = ImageMetric(D, D)
+    whole.fit(points, 0)
+    root = np.linalg.inv(scipy.linalg.sqrtm(np.cov(points.T)))
+    ours = whole.whiten(torch.from_numpy(points)).square().sum(1).numpy()
+    assert np.allclose(ours, np.einsum("ni,ij,nj->n", points, root, points), rtol=1e-4)
+    expected = 0.5 * np.linalg.slogdet(root)[1]
+    assert float(whole.log_determinant) == pytest.approx(expected, rel=1e-4)
 
 
 def test_outliers_stay_the_wider_density_through_training() -> None:
