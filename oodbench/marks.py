@@ -54,20 +54,26 @@ def marks(record: Mapping[str, Any], audit: Mapping[str, Any] | None = None) -> 
     """
     if record["preset"] != "standard":
         return []
+    told = {check.name: check.told for check in _from_record(record) if check.failed}
     if audit is not None and belongs(audit, record):
-        failed = [check for check in audit["checks"] if check["verdict"] == "fail"]
-        told = {check["name"]: check["told"] for check in failed}
-    else:
-        told = {check.name: check.told for check in _from_record(record) if check.failed}
+        # It has looked at the search on OOD images, and knows more of that one alone.
+        told = {check.name: check.told for check in _on_id_images(record) if check.failed}
+        told |= {
+            check["name"]: check["told"] for check in audit["checks"] if check["verdict"] == "fail"
+        }
     names = (record["detector"], record["perturbation"], record["set"], record["seed"])
     return [Finding(*names, check, text) for check, text in told.items()]
 
 
 def _from_record(record: Mapping[str, Any]) -> list[Check]:
     attack = record["attack"] or {}
-    # Where both sides are attacked the search on in-distribution images stands for itself.
-    searches = [attack, attack.get("id") or {}]
-    return [check for search in searches if search.get("budget") for check in free_checks(search)]
+    return [*(free_checks(attack) if attack.get("budget") else []), *_on_id_images(record)]
+
+
+def _on_id_images(record: Mapping[str, Any]) -> list[Check]:
+    """Check the search on in-distribution images, where both sides are attacked."""
+    search = (record["attack"] or {}).get("id") or {}
+    return free_checks(search) if search.get("budget") else []
 
 
 def audits_below(root: Path, tell: Tell = warnings.warn) -> dict[str, Audit]:

@@ -618,7 +618,11 @@ def test_an_audit_of_another_record_and_the_published_attack_mark_nothing() -> N
 
 def test_where_both_sides_are_attacked_both_searches_are_looked_at() -> None:
     lost = attack(won={"clean": 1})
-    assert [f.check for f in marks.marks(made(attack={**attack(), "id": lost}))] == ["search"]
+    both = made(attack={**attack(), "id": lost}, side="both")
+    assert [f.check for f in marks.marks(both)] == ["search"]
+    # An audit has looked at the search on OOD images alone.
+    assert [f.check for f in marks.marks(both, audited(both))] == ["search"]
+    assert {f.check for f in marks.marks(both, audited(both, floor="low"))} == {"search", "floor"}
 
 
 def test_faults_that_differ_in_numbers_alone_are_told_as_one() -> None:
