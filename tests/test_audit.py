@@ -143,7 +143,12 @@ def test_noise_must_not_go_lower_and_must_be_beaten_clearly() -> None:
         check = checks.floor("hiss", 100, CLEAN, own, noise, aurocs)
         return check.verdict, check.told
 
-    assert verdict(CLEAN - 1, CLEAN - 0.1, APART)[0] == "pass"
+    assert verdict(CLEAN - 1, CLEAN - 0.1, APART) == ("pass", "the search beats 100 draws of hiss")
+    once = np.where(np.arange(20) < 1, CLEAN - 2, CLEAN - 0.1)
+    assert verdict(CLEAN - 1, once, APART) == (
+        "pass",
+        "the search beats 100 draws of hiss, but for 1 of 20 images, which may be luck",
+    )
     # A robust detector: AUROC hardly moves, the score far more than by noise.
     assert verdict(CLEAN - 1, CLEAN - 0.1, ALIKE)[0] == "pass"
     assert verdict(CLEAN - 0.15, CLEAN - 0.1, ALIKE) == (
@@ -163,6 +168,11 @@ def test_a_search_without_gradients_must_not_go_lower() -> None:
         other = np.where(np.arange(20) < count, CLEAN - 2, CLEAN)
         check = checks.black_box("walk", 1000, CLEAN, CLEAN - 1, other, APART)
         assert (check.verdict, check.value) == (verdict, count / 20)
+        if verdict == "pass":
+            # What is within the bound is no failure, and not nothing either.
+            lower = "goes lower than the search on 1 of 20 images, which may be luck"
+            told = lower if count else "does not go lower than the search"
+            assert check.told == f"walk with 1000 queries {told}"
     assert check.told == "walk goes lower than the search on 2 of 20 images, without a gradient"
 
 
@@ -174,6 +184,17 @@ def test_of_foreign_images_the_best_of_each_counts() -> None:
     check = checks.transfer(["a", "b", "c"], CLEAN, own, np.stack([one, two, three]))
     assert check.verdict == "fail"
     assert check.values == {"images": 3, "by_source": {"a": 1, "b": 1, "c": 1}}
+
+
+def test_what_a_single_detector_finds_is_not_lost_in_company() -> None:
+    def verdict(count: int, others: int) -> str:
+        best = np.where(np.arange(20) < count, CLEAN - 2, CLEAN)
+        every = np.stack([best, *[CLEAN] * others])
+        return checks.transfer([str(k) for k in range(len(every))], CLEAN, CLEAN - 1, every).verdict
+
+    # One in a hundred on four of twenty is luck in 4 of 100,000, among twelve in 5 of 10,000.
+    assert verdict(4, 0) == verdict(4, 11) == "fail"
+    assert (verdict(2, 0), verdict(2, 11)) == ("fail", "pass")
 
 
 def test_company_alone_makes_no_detector_fail_the_transfer() -> None:
@@ -196,7 +217,15 @@ def test_a_larger_ball_must_not_help_and_the_whole_box_must_leave_nothing() -> N
         return check.verdict, check.told
 
     assert verdict((0.9, 0.8, 0.3, 0.0))[0] == "pass"
-    assert verdict((0.9, 0.8, 0.805, 0.0))[0] == "pass"
+    assert verdict((0.9, 0.8, 0.805, 0.0)) == (
+        "pass",
+        "a larger ball hardly ever helps the detector, and any image allowed fools it always",
+    )
+    # Two small steps up are one large one.
+    assert verdict((0.1, 0.106, 0.112, 0.0)) == (
+        "fail",
+        "a larger ball helps the detector: AUROC rises by 1.20 points from radius 0/255 to 8/255",
+    )
     assert verdict((0.9, 0.8, 0.85, 0.0)) == (
         "fail",
         "a larger ball helps the detector: AUROC rises by 5.00 points from radius 1/255 to 8/255",

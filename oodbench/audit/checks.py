@@ -7,7 +7,7 @@ attack, not an error: the figure may be better for the detector than an attacker
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ CLEAR_RATIO = 2.0
 AUROC hardly moves, as of a robust detector. A step along the gradient of n pixels gains about √n/3
 times what the best of a hundred corners does, so this is far below any sound gradient."""
 RISE = 0.01
-"""AUROC that may be won back at the next larger radius: a larger ball holds the smaller one, so
+"""AUROC that may be won back at a larger radius: a larger ball holds the smaller one, so
 what is more than the roughness of a search that ends in another valley is a fault of it."""
 GAIN = 0.01
 """AUROC that twice the budget may still gain; with more the search had not converged."""
@@ -245,15 +245,22 @@ def lower(clean: Values, own: Values, other: Values) -> NDArray[np.bool_]:
     return found
 
 
-def too_many(count: int, total: int, share: float = LOWER_IMAGES) -> bool:
+def too_many(count: int, total: int, share: float = LOWER_IMAGES, *, luck: float = LUCK) -> bool:
     """Return whether so many images of a sample show that more than a share of all are.
 
-    One-sided exact binomial test at `LUCK`; one image of several never suffices.
+    One-sided exact binomial test at ``luck``; one image of several never suffices.
     """
     if count < min(2, total):
         return False
     fewer = sum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(count))
-    return 1 - fewer <= LUCK
+    return 1 - fewer <= luck
+
+
+def _no_lower(who: str, count: int, total: int) -> str:
+    """Say that something goes no lower than the search, or on so few images that it may be luck."""
+    if not count:
+        return f"{who} does not go lower than the search"
+    return f"{who} goes lower than the search on {count} of {total} images, which may be luck"
 
 
 def floor(
@@ -294,6 +301,7 @@ def floor(
         )
     else:
         told = f"the search beats {draws} draws of {name}"
+        told += f", but for {count} of {total} images, which may be luck" if count else ""
     return Check("floor", _verdict(beaten or not clear), told, count / total, LOWER_IMAGES, values)
 
 
@@ -326,13 +334,15 @@ def black_box(
     told = (
         f"{name} goes lower than the search on {count} of {total} images, without a gradient"
         if fails
-        else f"{name} does not go lower than the search with {queries} queries"
+        else _no_lower(f"{name} with {queries} queries", count, total)
     )
     return Check("black_box", _verdict(fails), told, count / total, LOWER_IMAGES, values)
 
 
 def transfer(sources: Sequence[str], clean: Values, own: Values, other: Values) -> Check:
     """Check that images made against other detectors do not fool this one more.
+
+    Neither those of any one detector, nor the best of all of them together.
 
     Args:
         sources: Names of the other detectors.
@@ -343,12 +353,17 @@ def transfer(sources: Sequence[str], clean: Values, own: Values, other: Values) 
     hits = np.stack([lower(clean, own, theirs) for theirs in other])
     count, total = int(hits.any(0).sum()), len(own)
     by_source = {name: int(each.sum()) for name, each in zip(sources, hits, strict=True)}
-    # Each of several may go lower on `LOWER_IMAGES`, so together they may on more.
-    fails = too_many(count, total, 1 - (1 - LOWER_IMAGES) ** len(sources))
+    # Each of several may go lower on `LOWER_IMAGES`, so together they may on more; but what a
+    # single one finds must not be lost among the others. Both are asked, each with half the luck.
+    together = 1 - (1 - LOWER_IMAGES) ** len(sources)
+    luck = LUCK / 2 if len(sources) > 1 else LUCK
+    fails = too_many(count, total, together, luck=luck) or too_many(
+        max(by_source.values()), total, luck=luck / len(sources)
+    )
     told = (
         f"images made against other detectors go lower than the search on {count} of {total}"
         if fails
-        else f"images made against {len(sources)} others do not go lower than the search"
+        else _no_lower(f"the best of the images made against {len(sources)} others", count, total)
     )
     values = {"images": count, "by_source": by_source}
     return Check("transfer", _verdict(fails), told, count / total, LOWER_IMAGES, values)
@@ -357,7 +372,7 @@ def transfer(sources: Sequence[str], clean: Values, own: Values, other: Values) 
 def radius(aurocs: Mapping[int, float], fprs: Mapping[int, float], largest: int) -> Check:
     """Check that a larger ball never helps the defender, and the whole box leaves nothing of it.
 
-    The value is the largest rise of AUROC from one radius to the next, its threshold `RISE`; at
+    The value is the largest rise of AUROC from one radius to a larger, its threshold `RISE`; at
     ``largest`` FPR@95 must be 1 besides.
 
     Args:
@@ -366,7 +381,8 @@ def radius(aurocs: Mapping[int, float], fprs: Mapping[int, float], largest: int)
         largest: Radius at which every image can become any other.
     """
     ascending = sorted(aurocs)
-    rises = {(small, large): aurocs[large] - aurocs[small] for small, large in pairwise(ascending)}
+    # Over any two: a rise in several small steps is a rise too.
+    rises = {(a, b): aurocs[b] - aurocs[a] for a, b in combinations(ascending, 2)}
     (small, large), rise = max(rises.items(), key=lambda item: item[1])
     values = {
         "auroc": {str(k): aurocs[k] for k in ascending},
@@ -384,7 +400,11 @@ def radius(aurocs: Mapping[int, float], fprs: Mapping[int, float], largest: int)
             f" {_percent(fprs[largest])} of images"
         )
     else:
-        told = "a larger ball never helps the detector, and any image allowed fools it always"
+        told = (
+            "a larger ball "
+            + ("never helps the detector" if rise <= 0 else "hardly ever helps the detector")
+            + ", and any image allowed fools it always"
+        )
     return Check("radius", _verdict(rises_too_much or survives), told, rise, RISE, values)
 
 

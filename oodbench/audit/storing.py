@@ -16,7 +16,7 @@ Audit = dict[str, Any]
 SCHEMA = 1
 """Version of the format."""
 
-VERSION = 2
+VERSION = 3
 """Version of the checks and of what they measure; with another an audit is made again."""
 
 SUFFIX = ".audit.json"
