@@ -598,6 +598,19 @@ def test_a_gradient_that_is_right_and_leads_nowhere_is_found_by_trying_others(
     assert "linf 8/255 on masked: square goes lower than the search on 6 of 6 images" in board
 
 
+def test_a_gradient_that_is_right_in_a_few_pixels_is_found_by_trying_others(
+    run: Any, audit: Any, plugins: Path
+) -> None:
+    chosen = ("--detector", f"{plugins}/masked.py,msp", "--ood", "rings", "--limit", 6)
+    patchy = ("--set", "mask=patchy")
+    assert run(*chosen, *patchy, "--attack", "linf").code == 0
+    result = audit(*chosen, *patchy, "--json", size=("--sample", 6, "--queries", 60))
+    assert result.code == 0, result.err
+    found = {a["detector"]: {c["name"]: c["verdict"] for c in a["checks"]} for a in result.json}
+    assert found["masked"]["transfer"] == "fail"
+    assert found["msp"]["transfer"] == "pass"
+
+
 # Marks
 
 TEMPLATE = read_record(next(HISTORIC.glob("*.json")))
