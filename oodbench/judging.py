@@ -115,7 +115,6 @@ def first_stage(
     Returns:
         A verdict or what went wrong, for each subject in order.
     """
-    shown = Shown.of(images)
     if not perturbation.shared:
         return [
             _attempted(partial(_searched_alone, subject, perturbation, images, ids, seed, ledger))
