@@ -187,6 +187,17 @@ def test_marks_of_failed_checks_stand_in_every_format(reference: pd.DataFrame) -
     assert lb.render(failed, "markdown").count(" † |") == len(failed)
 
 
+def test_code_in_a_note_is_code_in_every_format_for_people(add: Add, show: Any) -> None:
+    note = r"made by `run --<x> a_b|c`, not by \`b` or `"
+    add(detector="one", set="page", notes=[note])
+    add(detector="two", set="page", notes=[note])
+    page, tex, text = map(show, ("html", "latex", "markdown"))
+    shown = r"made by <code>run --&lt;x&gt; a_b|c</code>, not by \<code>b</code> or `"
+    assert f"<li>{shown}</li>" in page
+    assert r"made by \texttt{run -{}-\ensuremath{<}x\ensuremath{>} a\_b{\textbar}c}, not by " in tex
+    assert r"- made by `run --<x> a_b|c`, not by \\`b` or \`" in text
+
+
 # By OOD set
 
 
