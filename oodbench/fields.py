@@ -6,14 +6,14 @@ from oodbench.threat import LEVELS
 
 
 def at_least(plugin: Any, low: float, *names: str) -> None:
-    """Refuse fields below a bound.
+    """Refuse fields below a bound, and those that are not a number.
 
     Raises:
         ValueError: If one is; it names the field.
     """
     for name in names:
         value = getattr(plugin, name)
-        if value is not None and value < low:
+        if value is not None and not value >= low:
             raise ValueError(f"{name} must be at least {low}, not {value}")
 
 
