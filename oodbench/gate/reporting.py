@@ -149,6 +149,8 @@ def notes(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> Iterator[str]:
+    if report.itself:
+        yield "Both are one folder: against itself nothing can be worse."
     for status in (Status.BETTER, Status.CHANGED):
         hidden = len(report.of(status)) - _SHOWN
         if hidden > 0:
