@@ -293,6 +293,15 @@ def test_a_mean_over_fewer_sets_is_never_the_best(add: Add, tmp_path: Path) -> N
     assert frame.loc["whole", "best"]
 
 
+def test_means_over_other_sets_have_no_best_among_them(add: Add, tmp_path: Path) -> None:
+    for number, name in enumerate(("page", "rings")):
+        for shift in (0.0, 3.0):
+            add(shift, detector=f"{name}_{shift:g}", set=name, notes=[str(number)])
+    frame = lb.leaderboard(tmp_path)
+    assert len(frame) == 4
+    assert not any(frame["best"])
+
+
 def test_a_lone_row_is_not_bold(add: Add, show: Any) -> None:
     add(3.0)
     assert "**" not in show("markdown")
