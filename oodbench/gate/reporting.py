@@ -302,6 +302,7 @@ def as_json(report: Report) -> str:
                 for change in finding.changes
             ],
             "drift": finding.drift,
+            "unfounded": finding.unfounded,
             "why": finding.why,
             "versions": {name: list(pair) for name, pair in finding.versions.items()},
         }
@@ -313,6 +314,7 @@ def as_json(report: Report) -> str:
         "against": report.against,
         "tolerance": report.tolerance,
         "compared": report.compared,
+        "itself": report.itself,
         "cells": cells,
     }
     return json.dumps(whole, indent=1, ensure_ascii=False)
