@@ -2,18 +2,16 @@
 
 from typing import Any
 
-from oodbench.threat import LEVELS
-
 
 def at_least(plugin: Any, low: float, *names: str) -> None:
-    """Refuse fields below a bound.
+    """Refuse fields below a bound, and those that are not a number.
 
     Raises:
         ValueError: If one is; it names the field.
     """
     for name in names:
         value = getattr(plugin, name)
-        if value is not None and value < low:
+        if value is not None and not value >= low:
             raise ValueError(f"{name} must be at least {low}, not {value}")
 
 
@@ -35,6 +33,9 @@ def attack_in_training(plugin: Any) -> None:
     Raises:
         ValueError: If one is out of range; it names the field.
     """
+    # Imports torch, which a table of schedules does without.
+    from oodbench.threat import LEVELS
+
     at_least(plugin, 1, "eps", "steps", "step")
     if plugin.eps > LEVELS:
         raise ValueError(f"eps is in grey levels, at most {LEVELS}, not {plugin.eps}")

@@ -216,6 +216,7 @@ def _guarded(entry: Entry, load: Callable[[], Any]) -> Any:
 def _class(entry: Entry, module: ModuleType) -> type[Any]:
     """Return the one class of a module that is a plugin."""
     bases = _bases(entry.kind)
+    # A class of two names is one.
     classes = [
         value
         for name, value in vars(module).items()
@@ -224,6 +225,8 @@ def _class(entry: Entry, module: ModuleType) -> type[Any]:
         and value.__module__ == module.__name__
         and not name.startswith("_")
     ]
+    # A class of two names is one.
+    classes = list(dict.fromkeys(classes))
     if len(classes) != 1:
         names = ", ".join(c.__name__ for c in classes) or "none"
         raise RequestError(

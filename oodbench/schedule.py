@@ -1,8 +1,13 @@
 """How long and how fast a network is taught, apart from what it is taught."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 
+from oodbench.fields import at_least
 from oodbench.identity import UNNAMED_AT_DEFAULT
+
+POLICIES = ("step", "one_cycle", "cosine")
+PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class Schedule:
             on a GPU, where it pays, and float32 elsewhere.
         cutout: Side in pixels of a square hole at a random place of every image (DeVries & Taylor,
             2017); 0 for none.
+
+    Raises:
+        ValueError: If a field is none of these or out of range; it names the field.
     """
 
     epochs: int = 100
@@ -39,6 +47,24 @@ class Schedule:
     pool_views: int = 1
     precision: str = "float32"
     cutout: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        at_least(self, 1, "epochs", "batch_size", "pool_views")
+        at_least(self, 0, "crop_padding", "cutout", "learning_rate", "momentum", "weight_decay")
+        for name in ("learning_rate", "weight_decay"):
+            if not isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+        if not self.momentum < 1:
+            raise ValueError(f"momentum must be less than 1, not {self.momentum}")
+        for name, known in (("policy", POLICIES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if not all(0 < share <= 1 for share in self.milestones):
+            raise ValueError(f"milestones must be shares in (0, 1], not {self.milestones}")
 
 
 PAPER = Schedule()

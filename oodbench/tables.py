@@ -129,6 +129,7 @@ def print_tables(
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     groups = _groups(records)
     bounds = mean_intervals or {}
@@ -151,7 +152,8 @@ def print_tables(
     columns += _marked(found, means)
     table = Table(
         box=SIMPLE_HEAD,
-        title=", ".join([_title(records), *changed]),
+        # As text, here and below: names and values are not markup.
+        title=Text(", ".join([_title(records), *changed]), "table.title"),
         title_justify="left",
         pad_edge=False,
         show_edge=False,
@@ -165,7 +167,7 @@ def print_tables(
         is_mean = number >= len(rows) - means
         if is_mean and number == len(rows) - means:
             table.add_section()
-        table.add_row(*row, style="bold" if is_mean else None)
+        table.add_row(*map(Text, row), style="bold" if is_mean else None)
     console.print(table)
     console.print()
     gone = [column.header for column in columns if column not in kept]

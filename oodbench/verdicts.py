@@ -23,8 +23,11 @@ def print_verdicts(console: "Console", found: Sequence[Scored], scorer: Scorer) 
     several = len(scorer.held_out) > 1
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"suite {first.suite}, network {first.network}"
-        + ("" if several else f", {_who(first, scorer)}"),
+        title=Text(
+            f"suite {first.suite}, network {first.network}"
+            + ("" if several else f", {_who(first, scorer)}"),
+            "table.title",
+        ),
         title_justify="left",
         pad_edge=False,
         show_edge=False,

@@ -1,8 +1,9 @@
-"""Sentences that differ in numbers alone, told as one."""
+"""Sentences for people: those that differ in numbers alone told as one, code set apart."""
 
 import re
 from collections.abc import Iterable, Sequence
 
+_CODE = re.compile(r"`([^`]+)`")
 _NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])")
 
 
@@ -16,6 +17,12 @@ def merged(texts: Sequence[str]) -> str:
     numbers = zip(*map(_NUMBER.findall, texts), strict=True)
     ranges = iter([_range(values) for values in numbers])
     return _NUMBER.sub(lambda _: next(ranges), texts[0])
+
+
+def prose(text: str) -> list[tuple[str, bool]]:
+    """Return the pieces of a sentence, and of each whether it is code, in backticks there."""
+    pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_CODE.split(text))]
+    return [(piece, is_code) for piece, is_code in pieces if piece]
 
 
 def _range(values: Iterable[str]) -> str:

@@ -771,6 +771,48 @@ def test_a_cell_with_both_sides_attacked_has_the_audit_of_its_search_on_ood_imag
     assert marks.audit_of({**both, "side": "id"}, known) is None
 
 
+@pytest.mark.parametrize("name", ["[red]x", "x[/]", ":warning:"])
+def test_a_name_in_a_table_is_a_name_and_no_markup(name: str) -> None:
+    import io
+
+    from rich.console import Console
+
+    from oodbench.audit.showing import print_audits
+    from oodbench.progress import BarProgress
+    from oodbench.tables import print_tables
+
+    def console() -> Console:
+        return Console(
+            width=200, file=io.StringIO(), emoji=False, force_terminal=True, color_system=None
+        )
+
+    def printed(console: Console) -> str:
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    bounds = {metric: [0.0, 1.0] for metric in ("fpr95", "auroc", "accuracy")}
+    records = [made(set=each, detector=name, intervals=bounds) for each in (name, "page")]
+    table = console()
+    print_tables(table, records, changed=[f"{name}.k=[1]"])
+    assert printed(table).count(name) >= 3  # the title twice, the row of the set
+    assert f"{name}.k=[1]" in printed(table)
+
+    audits = [{**audited(record), **record, "notes": [], "n": 20} for record in records]
+    table = console()
+    print_audits(table, audits)
+    assert printed(table).count(name) >= 2
+    several = console()
+    print_audits(several, [*audits, {**audits[0], "detector": "msp"}])
+    assert name in printed(several)
+
+    bars = console()
+    with BarProgress(bars) as progress, progress.task(name, 1) as task:
+        task.advance(1, f"{name} note")
+        progress._bars.refresh()
+    assert name in printed(bars)
+    assert f"{name} note" in printed(bars)
+
+
 def test_tables_say_on_how_many_images_what_else_searched() -> None:
     import io
 

@@ -98,6 +98,16 @@ def test_the_reference_against_itself_exits_0(check: Any) -> None:
     assert f"{CELLS} same." in result.out
 
 
+def test_a_folder_against_itself_is_told_so_since_it_can_never_fail(
+    call: Any, check: Any, reference: Path
+) -> None:
+    told = "Both are one folder"
+    result = call("check", "--results", reference, "--against", reference / ".." / reference.name)
+    assert result.code == 0
+    assert told in result.out
+    assert told not in check().out
+
+
 def test_what_ships_is_what_results_are_held_against(call: Any, results: Path) -> None:
     result = call("check", "--results", results, "--detector", "msp", "--seed", 0)
     assert result.code == 2
@@ -195,6 +205,20 @@ def test_other_weights_that_are_no_worse_pass(check: Any, results: Path) -> None
     result = check()
     assert result.code == 0
     assert "5 retrained, 5 same" in result.out
+
+
+def test_stored_figures_of_other_weights_have_to_follow_from_their_scores(
+    check: Any, results: Path
+) -> None:
+    # Scores as they were, so that the figures stored before still follow.
+    retrain(results, "msp", noise=0)
+    path = one(results, "msp")
+    assert "do not follow" not in check().out
+    rewrite(path, auroc=read_record(path)["auroc"] - 0.1)
+    result = check()
+    # The decision is made from the scores, which are no worse.
+    assert result.code == 0
+    assert "do not follow from stored scores: msp, seed 0, none on flower." in result.out
 
 
 def test_other_weights_that_are_worse_beyond_chance_are_refused(check: Any, results: Path) -> None:
@@ -364,6 +388,8 @@ def test_another_version_of_a_plugin_is_compared_and_named(check: Any, results: 
         (("--eps", 8), "did you mean 8/255?"),
         (("--against", "/nowhere"), "--against /nowhere: no such folder"),
         (("--against", __file__), "is a file, not a folder"),
+        (("--rerun", "--allow-missing"), "--allow-missing means nothing with --rerun"),
+        (("--store", "/nowhere"), "--store means nothing without --rerun"),
         (("--junit", "/"), "--junit /: is a folder"),
         (("--junit", f"{__file__}/junit.xml"), "cannot write --junit to"),
     ],

@@ -183,6 +183,53 @@ def test_pictures_of_all_modes_become_rgb(mode: str, load: Any, root: Path, tmp_
     assert abs(level.astype(int) - 128).mean() < (129 if mode == "1" else 2)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_pictures_are_turned_upright_as_those_that_are_scored(
+    orientation: int, load: Any, root: Path, tmp_path: Path
+) -> None:
+    from oodbench.data.named import Picture, read_picture
+
+    # Of every orientation: what is stored, made from what is seen by hand.
+    stored = {
+        2: np.fliplr,
+        3: lambda seen: np.rot90(seen, 2),
+        4: np.flipud,
+        5: lambda seen: seen.transpose(1, 0, 2),
+        6: lambda seen: np.rot90(seen, 1),
+        7: lambda seen: np.rot90(seen, 2).transpose(1, 0, 2),
+        8: lambda seen: np.rot90(seen, 3),
+    }
+    seen = pixels("turned", 48, 32)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    folder = tmp_path / "x"
+    folder.mkdir()
+    turned = np.ascontiguousarray(stored[orientation](seen))
+    Image.fromarray(turned).save(folder / "1.png", exif=exif)
+    assert load("mine", folder).code == 0
+    (image,) = PackedImages(root / "mine", "test").batch([0])
+    assert np.array_equal(image.transpose(1, 2, 0), seen[8:40])
+    assert "turned upright where EXIF says so; shorter" in manifest(root, "mine").preprocessing
+    scored = read_picture(folder / "1.png", 32)
+    assert isinstance(scored, Picture)
+    assert np.array_equal(scored.pixels, image)
+
+
+@pytest.mark.parametrize("tags", [b"Exif\0\0rubbish", b"Exif\0\0MM\0*\0\0\0\xff", b""])
+def test_tags_that_are_damaged_or_say_upright_change_nothing(
+    tags: bytes, load: Any, root: Path, tmp_path: Path
+) -> None:
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    folder = tmp_path / "x"
+    folder.mkdir()
+    Image.fromarray(pixels("tags")).save(folder / "1.png", exif=tags or upright)
+    assert load("mine", folder).code == 0
+    (image,) = PackedImages(root / "mine", "test").batch([0])
+    assert np.array_equal(image.transpose(1, 2, 0), pixels("tags"))
+    assert manifest(root, "mine").preprocessing == "none"
+
+
 def test_another_side_can_be_asked_for(load: Any, root: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "x", {"1.png": encoded(1, (64, 80))})
     assert load("mine", folder, "--side", 48).code == 0

@@ -406,7 +406,7 @@ def test_what_markdown_would_take_for_markup_is_escaped(add: Add, board: Any) ->
     text = lb.markdown(board())
     ((_, cells, _),) = parsed(text)
     assert set(cells) == {"a|b (x=1|2*_)", "a|b (x=3)"}
-    assert r"\<b\>\| \`c\`" in text
+    assert r"\<b\>\| `c`" in text
     assert escaped("mahalanobis_single") == "mahalanobis_single"
 
 

@@ -187,6 +187,17 @@ def test_marks_of_failed_checks_stand_in_every_format(reference: pd.DataFrame) -
     assert lb.render(failed, "markdown").count(" † |") == len(failed)
 
 
+def test_code_in_a_note_is_code_in_every_format_for_people(add: Add, show: Any) -> None:
+    note = r"made by `run --<x> a_b|c`, not by \`b` or `"
+    add(detector="one", set="page", notes=[note])
+    add(detector="two", set="page", notes=[note])
+    page, tex, text = map(show, ("html", "latex", "markdown"))
+    shown = r"made by <code>run --&lt;x&gt; a_b|c</code>, not by \<code>b</code> or `"
+    assert f"<li>{shown}</li>" in page
+    assert r"made by \texttt{run -{}-\ensuremath{<}x\ensuremath{>} a\_b{\textbar}c}, not by " in tex
+    assert r"- made by `run --<x> a_b|c`, not by \\`b` or \`" in text
+
+
 # By OOD set
 
 
@@ -280,6 +291,15 @@ def test_a_mean_over_fewer_sets_is_never_the_best(add: Add, tmp_path: Path) -> N
     assert frame.loc["part", "auroc"] > frame.loc["whole", "auroc"]
     assert frame.loc["part", "best"] == ()
     assert frame.loc["whole", "best"]
+
+
+def test_means_over_other_sets_have_no_best_among_them(add: Add, tmp_path: Path) -> None:
+    for number, name in enumerate(("page", "rings")):
+        for shift in (0.0, 3.0):
+            add(shift, detector=f"{name}_{shift:g}", set=name, notes=[str(number)])
+    frame = lb.leaderboard(tmp_path)
+    assert len(frame) == 4
+    assert not any(frame["best"])
 
 
 def test_a_lone_row_is_not_bold(add: Add, show: Any) -> None:

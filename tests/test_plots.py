@@ -512,7 +512,9 @@ def test_the_heat_map_holds_the_mean_over_seeds_and_hatches_what_is_missing(
     texts = {(*t.get_position(), t.get_text()) for t in drawn.figure.axes[0].texts}
     assert (1, 0, f"{100 * mean:.1f}") in texts
     assert len(texts) == 2
-    assert any("Hatched" in text.get_text() for text, _ in visible(drawn.figure))
+    (foot,) = [text.get_text() for text, _ in visible(drawn.figure) if "Hatched" in text.get_text()]
+    assert heat.seeds.tolist() == [[0, 2], [1, 0]]
+    assert foot.splitlines()[-1] == f"{heat.title} on beta: 1 of 2 seeds"
     assert set(heatmap.NAMES) == set(lb.METRICS)
 
 

@@ -119,6 +119,12 @@ def test_an_entry_point_that_leads_nowhere_is_told_in_one_line(
     assert call("list", "detectors").code == 0
 
 
+def test_a_class_of_two_names_is_one_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{CLASS.format('Mine')}\ndetector = Mine\n")
+    assert load("detectors", str(file)).__name__ == "Mine"
+
+
 CLASS = """
 from oodbench.detector import Detector
 class {}(Detector):

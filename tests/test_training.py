@@ -186,6 +186,53 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
     assert parameters(Schedule(cutout=9)) == parameters(Schedule()) | {"cutout": 9}
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": 0},
+        {"pool_views": 0},
+        {"learning_rate": -0.1},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1e-4},
+        {"weight_decay": float("inf")},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"policy": "steps"},
+        {"precision": "float16"},
+        {"milestones": (0.5, 50)},
+        {"crop_padding": -1},
+        {"cutout": -9},
+    ],
+    ids=str,
+)
+def test_a_schedule_refuses_what_nobody_can_be_taught_by(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        Schedule(**wrong)
+
+
+def test_a_suite_of_a_wrong_schedule_is_told_in_one_line(call: Any, tmp_path: Path) -> None:
+    file = tmp_path / "holed.py"
+    file.write_text(
+        "from dataclasses import dataclass, field\n"
+        "from oodbench.images import Suite\n"
+        "from oodbench.schedule import Schedule\n"
+        "@dataclass(frozen=True)\n"
+        "class Holed(Suite):\n"
+        "    id_set: str = 'pictures'\n"
+        "    ood_sets: tuple = ('page',)\n"
+        "    pool: str = 'outliers'\n"
+        "    network: str = 'conv3'\n"
+        "    schedules: dict = field(default_factory=lambda: {'fast': Schedule(cutout=-9)})\n"
+    )
+    result = call("train", "--suite", file, "--detector", "msp")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "cutout must be at least 0, not -9" in result.err
+
+
 def test_both_training_images_and_outliers_have_holes() -> None:
     known = ArrayImages(np.zeros((8, 3, 32, 32), np.uint8), list("abcdefgh"), np.arange(8) % 3)
     pool = ArrayImages(np.full((8, 3, 32, 32), 255, np.uint8), list("ijklmnop"), None)

@@ -27,6 +27,7 @@ def print_audits(console: "Console", audits: Sequence[Audit]) -> None:
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     groups: dict[tuple[Any, ...], list[Audit]] = {}
     for audit in audits:
@@ -34,7 +35,8 @@ def print_audits(console: "Console", audits: Sequence[Audit]) -> None:
     by_set = len(groups) == 1
     table = Table(
         box=SIMPLE_HEAD,
-        title=_title(audits),
+        # As text, here and below: names are not markup.
+        title=Text(_title(audits), "table.title"),
         title_justify="left",
         pad_edge=False,
         show_edge=False,
@@ -46,10 +48,10 @@ def print_audits(console: "Console", audits: Sequence[Audit]) -> None:
         table.add_column(HEADERS.get(name, name), no_wrap=True)
     if by_set:
         for audit in audits:
-            table.add_row(audit["set"], *_verdicts([audit]))
+            table.add_row(Text(audit["set"]), *_verdicts([audit]))
     else:
         for members in groups.values():
-            table.add_row(_label(members[0], groups), *_verdicts(members))
+            table.add_row(Text(_label(members[0], groups)), *_verdicts(members))
     console.print(table)
     console.print()
     for line in _lines(audits, groups):

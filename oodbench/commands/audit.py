@@ -119,7 +119,7 @@ def command(
 
         from oodbench.audit.showing import print_audits
 
-        print_audits(Console(), outcome.audits)
+        print_audits(Console(emoji=False), outcome.audits)
     if not outcome.failures:
         return 0
     if obj.get("debug"):

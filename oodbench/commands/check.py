@@ -9,6 +9,7 @@ from oodbench.commands.options import cell_options, place_options, reported, sel
 from oodbench.errors import OodbenchError
 
 _WIDTH_OF_LOG = 160
+_OF_RERUN = ("device", "batch_size", "data_root", "store")
 
 
 @click.command("check")
@@ -38,7 +39,10 @@ _WIDTH_OF_LOG = 160
 )
 @click.option("--junit", help="File of JUnit XML to write as well.")
 @place_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     results: str | None,
     against: str | None,
     tolerance: float,
@@ -58,8 +62,10 @@ def command(
     a score is told, and a loss beyond --tolerance is worse; from other weights a loss is worse if
     it is also beyond what the choice of images explains. Exit code 0: nothing is worse; 1:
     something is; 2: cells are missing or cannot be compared, or nothing was compared.
-    --device, --batch-size, --data-root and --store are for --rerun.
+    --device, --batch-size, --data-root and --store are for --rerun alone, which leaves no cell
+    out and so has no use for --allow-missing.
     """
+    _refuse_what_means_nothing(ctx, rerun)
     from oodbench import gate
     from oodbench.files import DEFAULT_RESULTS, writable_folder
     from oodbench.gate import reporting
@@ -107,10 +113,25 @@ def command(
     else:
         from rich.console import Console
 
-        console = Console()
+        console = Console(emoji=False)
         # In a log every cell has a line of its own, whose name can be searched for.
-        wide = console if console.is_terminal else Console(width=_WIDTH_OF_LOG)
+        wide = console if console.is_terminal else Console(width=_WIDTH_OF_LOG, emoji=False)
         reporting.print_report(wide, report)
     for line in reporting.problems(report):
         click.echo(f"oodbench: {line}", err=True)
     return report.exit_code
+
+
+def _refuse_what_means_nothing(ctx: click.Context, rerun: bool) -> None:
+    """Refuse options that the check would not heed.
+
+    Raises:
+        click.UsageError: If one is given.
+    """
+    if rerun and ctx.params["allow_missing"]:
+        raise click.UsageError(
+            "--allow-missing means nothing with --rerun, which leaves no cell out; leave it out"
+        )
+    for option in ctx.command.params:
+        if option.name in _OF_RERUN and ctx.params[option.name] is not None and not rerun:
+            raise click.UsageError(f"{option.opts[0]} means nothing without --rerun; leave it out")

@@ -189,5 +189,5 @@ def reported() -> Iterator[Progress]:
         return
     from rich.console import Console
 
-    with BarProgress(Console(stderr=True)) as progress:
+    with BarProgress(Console(stderr=True, emoji=False)) as progress:
         yield progress

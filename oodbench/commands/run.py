@@ -144,7 +144,9 @@ def command(
         means = mean_intervals(plan)
         audits = audits_of(files, lambda line: click.echo(f"oodbench: {line}", err=True))
         shown = plan.bench.suite(suite)
-        print_tables(Console(), outcome.records, plan.notes, means, changed, audits, shown)
+        print_tables(
+            Console(emoji=False), outcome.records, plan.notes, means, changed, audits, shown
+        )
     if not outcome.failures:
         return 0
     if obj.get("debug"):

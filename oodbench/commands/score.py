@@ -88,4 +88,4 @@ def _show(found: "list[Scored]", scorer: "Scorer") -> None:
 
     from oodbench.verdicts import print_verdicts
 
-    print_verdicts(Console(), found, scorer)
+    print_verdicts(Console(emoji=False), found, scorer)

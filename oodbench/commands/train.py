@@ -71,11 +71,15 @@ def _show(selection: "Selection") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"{selection.detector}, seed {selection.seed}: {selection.images} held-out images,"
-        f" {selection.outliers} held-out outliers",
+        title=Text(
+            f"{selection.detector}, seed {selection.seed}: {selection.images} held-out images,"
+            f" {selection.outliers} held-out outliers",
+            "table.title",
+        ),
         title_justify="left",
         pad_edge=False,
         show_edge=False,
@@ -87,8 +91,10 @@ def _show(selection: "Selection") -> None:
         figures = (one.fpr95, one.fpr95_attacked, one.mean, one.accuracy)
         style = "bold" if one.value == selection.chosen else None
         table.add_row(f"{one.value:g}", *(f"{100 * x:.2f}" for x in figures), style=style)
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     chosen = f"{selection.detector}.{selection.field}={selection.chosen:g}"
-    console.print(f"Chosen: --set {chosen}", highlight=False)
-    console.print(f"Kept in {selection.path}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"Chosen: --set {chosen}", highlight=False, markup=False)
+    console.print(
+        f"Kept in {selection.path}", style="dim", highlight=False, markup=False, soft_wrap=True
+    )

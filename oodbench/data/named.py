@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from oodbench.data.layout import pictures_among
-from oodbench.data.pictures import FORMATS, fitted, guarded
+from oodbench.data.pictures import FORMATS, fitted, guarded, upright
 from oodbench.data.sources import MEMBER_BYTES, FolderSource, shown
 from oodbench.errors import RequestError
 from oodbench.leaderboard.order import natural
@@ -137,10 +137,8 @@ def as_image(name: str, picture: Image.Image, side: int, resampling: str = "bili
     done: list[str] = []
     if getattr(picture, "n_frames", 1) > 1:
         done.append(f"first of {picture.n_frames} frames")  # type: ignore[attr-defined]
-    turned = picture.getexif().get(0x0112, 1) not in (0, 1)
-    picture.load()
+    picture, turned = upright(picture)
     if turned:
-        picture = ImageOps.exif_transpose(picture)
         done.append("turned upright (EXIF)")
     picture = _in_8_bits(picture, done)
     picture = _in_colour(picture, done)

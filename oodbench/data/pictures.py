@@ -4,10 +4,11 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 # No EPS, whose decoder starts programs, and nothing exotic.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -23,19 +24,54 @@ def guarded() -> Iterator[None]:
         yield
 
 
-def decoded(data: bytes, side: int) -> tuple[NDArray[np.uint8] | None, bool]:
-    """Return a picture file as uint8 [3, side, side], and whether it had that size.
+@dataclass(frozen=True)
+class Decoded:
+    """A picture file read.
 
-    None if it cannot be read.
+    Attributes:
+        pixels: uint8 [3, side, side], or None if it cannot be read.
+        had_size: Whether it had that size; true of what cannot be read.
+        turned: Whether it was turned upright.
     """
+
+    pixels: NDArray[np.uint8] | None = None
+    had_size: bool = True
+    turned: bool = False
+
+
+def decoded(data: bytes, side: int) -> Decoded:
+    """Read a picture file, turned as its EXIF orientation says, and fit it to a size."""
     if not data:
-        return None, True
+        return Decoded()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return fitted(picture, side), picture.size == (side, side)
+            whole, turned = upright(picture)
+            return Decoded(fitted(whole, side), whole.size == (side, side), turned)
     except Exception:
         # A decoder given rubbish raises nearly anything.
-        return None, True
+        return Decoded()
+
+
+def upright(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """Return a picture turned as its EXIF orientation says, and whether that changed it.
+
+    Tags that cannot be read say nothing: the pixels may be sound.
+
+    Raises:
+        OSError: If the picture cannot be decoded.
+    """
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        orientation = None
+    picture.load()
+    # 1 is upright, and others have no meaning.
+    if orientation not in range(2, 9):
+        return picture, False
+    try:
+        return ImageOps.exif_transpose(picture), True
+    except Exception:
+        return picture, False
 
 
 def fitted(

@@ -13,6 +13,9 @@ from oodbench.data.pictures import decoded, fitted_array
 from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, shown
 from oodbench.errors import RequestError
 
+UPRIGHT = "turned upright where EXIF says so"
+"""Preparation of pictures of which some were turned."""
+
 _CHUNK = 1024
 
 
@@ -43,7 +46,8 @@ class Reader(ABC):
         classes: Names of the classes; for batches known once `items` has been read.
         side: Height and width of the images where all are squares of one size, for pictures
             known once `items` has been read; 0 otherwise.
-        preparation: What is done beside fitting to the size; empty for nothing.
+        preparation: What is done beside fitting to the size, for pictures known once `items` has
+            been read; empty for nothing.
         files: The files of a folder that were read, where each has a published checksum.
         kept: Files that are to lie beside the images as they are, by path.
         checksums_right: Whether the files that were read have their own published checksums.
@@ -109,10 +113,12 @@ class Pictures(Reader):
                 yield self._item(place, position, None)
         self.side = side
         for path, data in self._source.read(slots):
-            pixels, had_size = decoded(data, side)
-            if not had_size:
+            picture = decoded(data, side)
+            if not picture.had_size:
                 self.side = 0
-            yield self._item(*slots[path], pixels)
+            if picture.turned:
+                self.preparation = UPRIGHT
+            yield self._item(*slots[path], picture.pixels)
 
     def _item(self, place: Place, position: int, pixels: NDArray[np.uint8] | None) -> Item:
         assert place.split is not None

@@ -62,7 +62,7 @@ def check(
         )
     matches = matched(before, after)
     findings = compare(matches, mine, reference, tolerance=tolerance, progress=progress)
-    return Report(findings, mine.name, reference.name, tolerance, allow_missing)
+    return Report(findings, mine.name, reference.name, tolerance, allow_missing, same)
 
 
 def check_again(

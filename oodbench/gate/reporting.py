@@ -149,6 +149,8 @@ def notes(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> Iterator[str]:
+    if report.itself:
+        yield "Both are one folder: against itself nothing can be worse."
     for status in (Status.BETTER, Status.CHANGED):
         hidden = len(report.of(status)) - _SHOWN
         if hidden > 0:
@@ -300,6 +302,7 @@ def as_json(report: Report) -> str:
                 for change in finding.changes
             ],
             "drift": finding.drift,
+            "unfounded": finding.unfounded,
             "why": finding.why,
             "versions": {name: list(pair) for name, pair in finding.versions.items()},
         }
@@ -311,6 +314,7 @@ def as_json(report: Report) -> str:
         "against": report.against,
         "tolerance": report.tolerance,
         "compared": report.compared,
+        "itself": report.itself,
         "cells": cells,
     }
     return json.dumps(whole, indent=1, ensure_ascii=False)

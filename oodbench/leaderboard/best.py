@@ -33,7 +33,7 @@ def with_best(
     In each column of a table, for each view, the best figure is found among the rows whose mean is
     over most sets, and those that `oodbench.paired` cannot tell from it: images resampled jointly
     for all rows, with 95 % for all comparisons of the column at once. A column of one row has no
-    best, nor has one of the same figure throughout.
+    best, nor has one of the same figure throughout, nor one whose rows with most sets have others.
 
     Args:
         frame: A frame as `summary` returns it.
@@ -69,9 +69,11 @@ def _rivals(cells: Sequence[Cell], places: Sequence[int]) -> list[list[int]]:
         groups.setdefault((cells[place]["view"], cells[place]["column"]), []).append(place)
     rivals = []
     for group in groups.values():
-        fullest = max((cells[place]["sets"] for place in group), key=len)
-        same = [place for place in group if cells[place]["sets"] == fullest]
-        if len(same) > 1:
+        most = max(len(cells[place]["sets"]) for place in group)
+        fullest = {cells[place]["sets"] for place in group if len(cells[place]["sets"]) == most}
+        same = [place for place in group if cells[place]["sets"] in fullest]
+        # Means over as many sets, but others, have no best among them.
+        if len(fullest) == 1 and len(same) > 1:
             rivals.append(same)
     return rivals
 

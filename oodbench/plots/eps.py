@@ -179,8 +179,10 @@ def _scaled(panel: "object", levels: list[int]) -> None:
 
     assert isinstance(panel, Axes)
     largest = levels[-1]
-    if any(b - a < 0.045 * largest for a, b in pairwise(levels)):
+    dense = any(b - a < 0.045 * largest for a, b in pairwise(levels))
+    if dense:
         panel.set_xscale("symlog", linthresh=1, linscale=0.7, base=2)
     panel.set_xticks(levels, [str(level) for level in levels])
     panel.minorticks_off()
-    panel.set_xlim(0, largest * 1.02)
+    # Bars at zero would lie on the axis.
+    panel.set_xlim(-0.2 if dense else -0.03 * largest, largest * 1.02)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from oodbench.errors import RequestError
 from oodbench.leaderboard.means import METRICS
 from oodbench.plots import Asked, style
-from oodbench.plots.source import Results, opened
+from oodbench.plots.source import Results, clipped_list, opened
 
 NAMES = {
     "fpr95": "FPR at 95 % TPR (share of OOD images accepted)",
@@ -30,12 +30,25 @@ class Heat:
         rows: Names of the detectors.
         sets: Names of the OOD sets.
         values: Means over training seeds in [0, 1], [rows, sets]; NaN where there is none.
+        seeds: How many seeds each is over, [rows, sets].
     """
 
     title: str
     rows: list[str]
     sets: list[str]
     values: npt.NDArray[np.float64]
+    seeds: npt.NDArray[np.int64]
+
+    def fewer(self, most: int) -> list[str]:
+        """Say for each row which means are over fewer seeds than most."""
+        lines = []
+        for name, counts in zip(self.rows, self.seeds, strict=True):
+            part = {one: int(n) for one, n in zip(self.sets, counts, strict=True) if 0 < n < most}
+            for count in sorted(set(part.values())):
+                sets = [one for one, n in part.items() if n == count]
+                where = f" ({clipped_list(sets)})" if len(sets) < np.count_nonzero(counts) else ""
+                lines.append(f"{self.title} on {name}: {count} of {most} seeds{where}")
+        return lines
 
 
 def heats(results: Results, metric: str) -> list[Heat]:
@@ -44,13 +57,15 @@ def heats(results: Results, metric: str) -> list[Heat]:
     found = []
     for column, title in results.columns.items():
         values = np.full((len(results.rows), len(sets)), np.nan)
+        seeds = np.zeros(values.shape, np.int64)
         for at, row in enumerate(results.rows):
             by_seed = results.by_row[row].get(column, {})
             for place, name in enumerate(sets):
                 known = [records[name][metric] for records in by_seed.values() if name in records]
+                seeds[at, place] = len(known)
                 if known:
                     values[at, place] = np.mean(known)
-        found.append(Heat(title, list(results.rows.values()), sets, values))
+        found.append(Heat(title, list(results.rows.values()), sets, values, seeds))
     return found
 
 
@@ -80,5 +95,6 @@ def figure(asked: Asked) -> style.Drawn:
     lines = [f"Mean over training seeds {seeds}." if len(results.seeds) > 1 else f"Seed {seeds}."]
     if any(np.isnan(heat.values).any() for heat in found):
         lines.append("Hatched: no record.")
+    lines += [line for heat in found for line in heat.fewer(len(results.seeds))]
     style.footed(drawn, lines)
     return style.Drawn(drawn, found, results.notes)

@@ -125,13 +125,6 @@ def _regions_legend(figure: "SubFigure") -> None:
     figure.legend(handles=shapes, loc="outside lower center", ncols=4)
 
 
-_LOOKS = {
-    "error": ("mean of both", {"color": style.BLACK, "linestyle": "-", "marker": "o"}),
-    "ood_error": ("OOD error", {"color": style.VERMILLION, "linestyle": "--", "marker": "s"}),
-    "id_error": ("ID error", {"color": style.BLUE, "linestyle": ":", "marker": "^"}),
-}
-
-
 def _errors(panel: "Axes", found: Sequence[Trained]) -> None:
     """Draw errors of the K+1 decision against the quantile, those of random outliers beside."""
     for measure, name, colour, dashes, marker in (

@@ -11,6 +11,7 @@ from oodbench.leaderboard.footnotes import notes_of
 from oodbench.leaderboard.sections import LABELS, MISSING, Column, Entry, Grid, Line, Section
 from oodbench.paired import LOWER_IS_BETTER
 from oodbench.records import usual_path
+from oodbench.wording import prose
 
 FILTERS = ("suite", "preset", "network")
 
@@ -34,11 +35,18 @@ def render(sections: Sequence[Section], records: Mapping[str, Any] | None = None
         # A name of several words breaks between them, if it must.
         return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
+    def with_code(note: str) -> Markup:
+        return Markup("").join(
+            Markup("<code>{}</code>").format(text) if is_code else escape(text)
+            for text, is_code in prose(note)
+        )
+
     folder = files(__package__)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["breakable"] = breakable
+    environment.filters["with_code"] = with_code
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     template = environment.from_string(folder.joinpath("page.jinja").read_text("utf-8"))
     embedded = _Embedded(records or {})

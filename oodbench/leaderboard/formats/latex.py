@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from oodbench.leaderboard.sections import LABELS, MISSING, Entry, Grid, Line, Section, Value
+from oodbench.wording import prose
 
 _PREAMBLE = r"% \usepackage{booktabs, graphicx}"
 # Tables of many columns are shrunk to the line, others stay as they are.
@@ -29,7 +30,7 @@ def _table(section: Section, grid: Grid, number: int, first: int) -> str:
     caption = ". ".join(escaped(text).removesuffix(".") for text in titles if text)
     notes = [rf"Notes as under Table~\ref{{{_label(first)}}}."]
     if number == first:
-        notes = [escaped(note) for note in section.notes]
+        notes = [_prose(note) for note in section.notes]
     widths = [len(column.metrics) for column in grid.columns]
     starts = [2 + sum(widths[:place]) for place in range(len(widths))]
     rules = [
@@ -105,6 +106,17 @@ def escaped(text: str) -> str:
     encoded: str = _encoder().unicode_to_latex(" ".join(text.split()))
     # Two hyphens would be a dash.
     return re.sub(r"-(?=-)", "-{}", encoded)
+
+
+def _prose(note: str) -> str:
+    def piece(text: str) -> str:
+        # By itself it would lose the blanks at its ends.
+        return re.sub(r"\S.*\S|\S", lambda found: escaped(found[0]), text)
+
+    return "".join(
+        rf"\texttt{{{piece(text)}}}" if is_code else piece(text)
+        for text, is_code in prose(" ".join(note.split()))
+    )
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oodbench.leaderboard.sections import LABELS, MISSING, Entry, Grid, Section, Value
+from oodbench.wording import prose
 
 
 def render(sections: Sequence[Section], records: Mapping[str, Any] | None = None) -> str:
@@ -21,7 +22,7 @@ def _section(section: Section) -> str:
     for grid in section.grids:
         heading = [f"#### {escaped(grid.heading)}"] if grid.heading else []
         parts += [*heading, escaped(grid.caption), _table(grid)]
-    return "\n\n".join([*parts, "\n".join(f"- {escaped(note)}" for note in section.notes)])
+    return "\n\n".join([*parts, "\n".join(f"- {_prose(note)}" for note in section.notes)])
 
 
 def _table(grid: Grid) -> str:
@@ -51,6 +52,13 @@ def _entry(entry: Entry | None) -> str:
 
 def _pair(values: Sequence[Value]) -> str:
     return " / ".join(f"**{value.text}**" if value.best else value.text for value in values)
+
+
+def _prose(note: str) -> str:
+    # Between backticks nothing is markup, so code stands there as it is.
+    note = " ".join(note.split())
+    code = iter([text for text, is_code in prose(note) if is_code])
+    return re.sub(r"\\`[^`]+\\`", lambda _: f"`{next(code)}`", escaped(note))
 
 
 def escaped(text: str) -> str:
