@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.errors import DamagedFileError
+from oodbench.errors import DamagedFileError, OodbenchError, RequestError
 from oodbench.files import write_atomically
 from oodbench.identity import SHORT, canonical_json, digest, digest_bytes
 
@@ -76,6 +76,20 @@ def usual_path(record: Mapping[str, Any]) -> Path:
     """Return where `run` stores a record, below the results folder."""
     place = Place(Path(), record["suite"], record["detector"], record["seed"])
     return place.record(record["perturbation"], record["set"], record["identity"])
+
+
+def misplaced(root: Path, path: Path, record: Mapping[str, Any]) -> OodbenchError | None:
+    """Return what is wrong where a record below a results folder is not in its place.
+
+    A folder above or below the one meant is a slip of whoever names it; the record is sound.
+    """
+    if path == root / usual_path(record):
+        return None
+    usual, parts = usual_path(record).parts, path.absolute().parts
+    if parts[-len(usual) :] != usual:
+        return DamagedFileError(f"{path} is the record of another cell; delete it")
+    meant = Path(*parts[: -len(usual)])
+    return RequestError(f"{root} is no folder of results, but {meant} is one; name that")
 
 
 # Arrays
@@ -198,7 +212,7 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _damaged(path: Path, what: str) -> str:
-    return f"{path} {what}; delete it, or replace it with --force"
+    return f"{path} {what}; delete it, or `oodbench run --force` makes it anew"
 
 
 # Records

@@ -287,6 +287,19 @@ def test_a_missing_cell_passes_where_it_may_and_is_still_told(check: Any, result
     assert "Missing: mahalanobis, seed 0, none on flower." in result.out
 
 
+def test_a_folder_beside_the_one_of_results_is_said_to_be_so_and_nothing_is_to_be_deleted(
+    call: Any, reference: Path, tmp_path: Path
+) -> None:
+    meant = tmp_path / "above" / "results"
+    shutil.copytree(reference, meant)
+    for named in (meant / "mini", meant / "mini" / "msp", meant.parent):
+        for sides in (("--results", named, "--against", meant), ("--against", named)):
+            result = call("check", "--results", meant, *sides)
+            assert result.code == 2
+            assert f"{named} is no folder of results, but {meant} is one; name that" in result.err
+            assert "delete" not in result.err
+
+
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "protocol": ({"protocol": 2}, "protocol 2 instead of 1"),
     "ID images": ({"digests": {"id": "a" * 64}}, "other ID test images"),

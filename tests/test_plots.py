@@ -754,6 +754,20 @@ def test_a_table_is_chosen_and_what_is_left_out_is_said(tmp_path: Path, asked: p
     assert any("left out" in note and "paper" in note for note in drawn.notes)
 
 
+@pytest.mark.parametrize("kind", ["roc", "heatmap"])
+def test_a_folder_beside_the_one_of_results_is_said_to_be_so(
+    kind: str, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    meant = tmp_path / "results"
+    (suite,) = Path("results").iterdir()
+    for named in (suite, "."):
+        result = call("plot", kind, "--results", named)
+        assert (result.code, result.out) == (2, "")
+        assert f"{named} is no folder of results, but {meant} is one; name that" in result.err
+
+
 def test_scores_that_do_not_go_with_the_records_are_refused(
     tmp_path: Path, asked: plots.Asked
 ) -> None:

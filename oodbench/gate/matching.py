@@ -14,9 +14,9 @@ from oodbench.leaderboard import Selection
 from oodbench.progress import Progress
 from oodbench.records import (
     Arrays,
-    Place,
     arrays_digest,
     find_records,
+    misplaced,
     read_named,
     read_record,
     read_scores,
@@ -61,7 +61,7 @@ class Results:
         """Read all records.
 
         Raises:
-            RequestError: If there is none.
+            RequestError: If there is none, or the folder lies above or below one of results.
             DamagedFileError: If one is damaged, or lies where another cell belongs.
         """
         paths = find_records(self.root)
@@ -78,9 +78,9 @@ class Results:
 
     def _record(self, path: Path) -> Record:
         record = read_record(path)
-        place = Place(self.root, record["suite"], record["detector"], record["seed"])
-        if path != place.record(record["perturbation"], record["set"], record["identity"]):
-            raise DamagedFileError(f"{path} is the record of another cell; delete it")
+        wrong = misplaced(self.root, path, record)
+        if wrong is not None:
+            raise wrong
         return record
 
     def ood(self, stored: Stored) -> Arrays:
@@ -118,7 +118,7 @@ class Results:
         if wanted not in self._id_files[folder]:
             raise DamagedFileError(
                 f"{folder} lacks the in-distribution scores that {stored.path.name} was made with;"
-                " compute it again with --force"
+                " `oodbench run --force` makes them anew"
             )
         return self._id_files[folder][wanted]
 

@@ -12,9 +12,9 @@ from oodbench.errors import DamagedFileError, RequestError
 from oodbench.leaderboard.means import arranged, averaged, fewer, within
 from oodbench.leaderboard.naming import column_names, row_names, titles
 from oodbench.leaderboard.parting import Column, Record, Row, Table, parted
-from oodbench.leaderboard.selection import Selection, load, results_folder
+from oodbench.leaderboard.selection import Selection, load_files, results_folder
 from oodbench.plots import Asked
-from oodbench.records import Place, arrays_digest, read_named, read_scores
+from oodbench.records import Place, arrays_digest, misplaced, read_named, read_scores
 from oodbench.views import ALL, suite_called, views
 
 Scores = NDArray[np.float32]
@@ -155,11 +155,16 @@ def opened(asked: Asked) -> Results:
     """Read the records that a figure is asked for; of several tables the first.
 
     Raises:
-        RequestError: If there is none.
-        DamagedFileError: If a record is damaged.
+        RequestError: If there is none, or the folder lies above or below one of results.
+        DamagedFileError: If a record is damaged, or lies where another cell belongs.
     """
     root, told = results_folder(asked.results, reference=asked.reference)
-    pool = load(root, replace(asked.selection, attacks=()))
+    files = load_files(root, replace(asked.selection, attacks=()))
+    for path, record in files.items():
+        # Scores are looked for where `run` puts them.
+        if wrong := misplaced(root, path, record):
+            raise wrong
+    pool = list(files.values())
     records = Selection(attacks=asked.selection.attacks).of(pool, "what is selected")
     if not records:
         raise RequestError("no record is selected; leave a filter out")
