@@ -434,6 +434,8 @@ def test_curves_against_the_radius_are_means_over_sets_with_the_spread_over_seed
     )
     for curve in drawn.data:
         assert curve.levels == [0, 2, 4, 8, 16]
+    assert any("ε = 0" in text.get_text() for text in drawn.figure.findobj(Text))
+    for curve in drawn.data:
         # At zero there is what stands before the ball.
         before = "none" if curve.column == "linf" else "corruption"
         for place, level in enumerate(curve.levels):
@@ -452,8 +454,10 @@ def test_a_radius_of_zero_needs_the_same_sets(tmp_path: Path, asked: plots.Asked
     put(tmp_path, name="rings")
     for name, radius in itertools.product(("rings", "noise"), (4, 8)):
         put(tmp_path, name=name, attack="linf", radius=radius)
-    (curve,) = plots.drawn("eps", asked).data
+    drawn = plots.drawn("eps", asked)
+    (curve,) = drawn.data
     assert curve.levels == [4, 8]
+    assert not any("ε = 0" in text.get_text() for text in drawn.figure.findobj(Text))
 
 
 def test_several_radii_are_the_same_cells_as_one_at_a_time(run: Any, tmp_path: Path) -> None:

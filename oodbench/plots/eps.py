@@ -162,11 +162,12 @@ def figure(asked: Asked) -> style.Drawn:
     axes[1, 0].set_ylabel("AUROC, %")
     style.legend(drawn, list(lines.values()), list(lines))
     spread = " Bars: standard deviation over seeds." if len(results.seeds) > 1 else ""
+    # Clean images may not have been asked for.
+    zero = " ε = 0: no attack; of a composition, its stages before the ball." * (0 in levels)
     style.footed(
         drawn,
         [
-            f"{results.mean_of[0].upper()}{results.mean_of[1:]}.{spread} ε = 0: no attack; of a"
-            " composition, its stages before the ball.",
+            f"{results.mean_of[0].upper()}{results.mean_of[1:]}.{spread}{zero}",
             *results.remarks(),
         ],
     )
