@@ -98,6 +98,9 @@ def record_options(function: F) -> F:
                 multiple=True,
                 help="L∞ radii such as 8/255; what has no radius is always in.",
             ),
+            click.option(
+                "--attack", "attacks", multiple=True, help="Perturbations: names, comma lists."
+            ),
         ]
     ):
         function = option(function)
@@ -105,12 +108,9 @@ def record_options(function: F) -> F:
 
 
 def cell_options(function: F) -> F:
-    """Add the options of `record_options`, and those that choose perturbations and OOD sets."""
-    attack = click.option(
-        "--attack", "attacks", multiple=True, help="Perturbations: names, comma lists."
-    )
+    """Add the options of `record_options`, and that to choose OOD sets."""
     ood = click.option("--ood", "sets", multiple=True, help="OOD sets: names, comma lists.")
-    return record_options(attack(ood(function)))
+    return record_options(ood(function))
 
 
 def selected(
@@ -121,7 +121,7 @@ def selected(
     detectors: tuple[str, ...],
     seeds: tuple[str, ...],
     eps: tuple[str, ...],
-    attacks: tuple[str, ...] = (),
+    attacks: tuple[str, ...],
     sets: tuple[str, ...] = (),
 ) -> "Selection":
     """Read what `record_options` and `cell_options` were given.
