@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from oodbench.marks import MARK, MEANING, Figure, Finding, audit_of, explained, marks
-from oodbench.views import ALL, GENUINE, near_sets, views
+from oodbench.views import ALL, GENUINE, near_sets, suite_called, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,9 @@ Views = Mapping[str, Sequence[str]]
 
 _OF_GENUINE = "*"
 """Stands after the header of a mean without stand-ins."""
+
+_INTERVAL = "95 %"
+"""Header of the interval of the figure before it."""
 
 _GAP = 3
 """Blanks between two columns."""
@@ -170,7 +173,7 @@ def print_tables(
         table.add_row(*map(Text, row), style="bold" if is_mean else None)
     console.print(table)
     console.print()
-    gone = [column.header for column in columns if column not in kept]
+    gone = _left_out(columns, kept)
     lines = [
         *_footnotes(records, notes, gone, by_set),
         *_set_notes(shown, near),
@@ -178,6 +181,18 @@ def print_tables(
     ]
     for line in lines:
         console.print(line, style="dim", highlight=False, markup=False)
+
+
+def _left_out(columns: Sequence[_Column], kept: Sequence[_Column]) -> list[str]:
+    """Name the columns that have no room; an interval by the figure before it."""
+    names, figure = [], ""
+    for column in columns:
+        if column.header.endswith(("↓", "↑")):
+            figure = column.header.rstrip(" ↓↑")
+        if column not in kept:
+            interval = column.header == _INTERVAL
+            names.append(f"{_INTERVAL} of {figure}" if interval else column.header)
+    return names
 
 
 Found = Mapping[GroupKey, Sequence[Sequence[Finding]]]
@@ -243,7 +258,7 @@ def _metrics(
     def between(metric: str) -> tuple[str, ...]:
         return tuple(_interval(pair[metric]) if metric in pair else "" for pair in bounds)
 
-    rejected = [_Column("FNR@95 ↓", shown("fnr")), _Column("95 %", between("fnr"), 3)]
+    rejected = [_Column("FNR@95 ↓", shown("fnr")), _Column(_INTERVAL, between("fnr"), 3)]
 
     def beside(metric: str, header: str) -> list[_Column]:
         cells = tuple(_percent(value[metric]) if value else "" for value in genuine)
@@ -252,11 +267,11 @@ def _metrics(
     return [
         _Column("FPR@95 ↓", shown("fpr95")),
         *beside("fpr95", "FPR@95"),
-        _Column("95 %", between("fpr95"), 2),
+        _Column(_INTERVAL, between("fpr95"), 2),
         *(rejected if with_fnr else []),
         _Column("AUROC ↑", shown("auroc")),
         *beside("auroc", "AUROC"),
-        _Column("95 %", between("auroc"), 4),
+        _Column(_INTERVAL, between("auroc"), 4),
         _Column("AUPR ↑", shown("aupr_out"), 1),
     ]
 
@@ -329,6 +344,9 @@ def _title(records: Sequence[dict[str, Any]]) -> str:
     first = records[0]
     same = {key: len({str(record[key]) for record in records}) == 1 for key in first}
     parts = [f"suite {first['suite']}"]
+    suite = suite_called(first["suite"])
+    if suite is None or first["network"] != suite.network:
+        parts.append(f"network {first['network']}")
     if same["detector"]:
         parts.append(first["detector"])
     if same["perturbation"]:

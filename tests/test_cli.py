@@ -252,7 +252,7 @@ def test_the_widest_names_are_whole_at_80_columns_and_intervals_go_before_metric
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     for word in ("mahalanobis_single", "compositional", "seed", "FPR@95", "AUROC", "AUPR"):
         assert word in text
-    assert "A wider terminal also shows 95 %, 95 %, acc.; --json has all." in text
+    assert "A wider terminal also shows 95 % of FPR@95, 95 % of AUROC, acc.; --json has all." in text
 
 
 def test_a_table_says_what_was_changed_and_how_the_worst_case_was_chosen(
