@@ -33,6 +33,7 @@ from oodbench.networks.conv3 import Conv3
 from oodbench.recipe import Batch
 from oodbench.schedule import Schedule
 from oodbench.trainer import TrainingRequest, build, train
+from oodbench.training import DeviceImages
 
 CPU = torch.device("cpu")
 FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0)
@@ -187,8 +188,9 @@ def test_training_moves_both_densities_at_their_own_rate_without_decay() -> None
     assert "lr" not in network
     assert (own["lr"], own["weight_decay"]) == (1e-5, 0.0)
     assert len(own["params"]) == 4
-    fitted = train(replace(request(), schedule=replace(FAST, epochs=0)), CPU)
-    before = fitted.modules["densities"]
+    training.images, training.outliers = (DeviceImages(images, CPU) for images in sets())
+    recipe.start(training)
+    before = training.modules["densities"]
     after = densities()
     assert isinstance(before, Densities)
     for name in ("inside", "outside"):

@@ -177,10 +177,11 @@ def test_notes_of_stand_ins_and_of_fewer_sets_and_marks_stand_in_every_format(
 
 def test_marks_of_failed_checks_stand_in_every_format(reference: pd.DataFrame) -> None:
     failed = reference[(reference["view"] == "mean") & (reference["findings"].map(len) > 0)]
-    assert set(failed["row"]) == {"sofl", "oe", "energy_finetuned", "ccu"}
+    assert set(failed["row"]) == {"sofl", "oe", "energy_finetuned", "ccu", "odin"}
     for form in FORMATS:
         text = lb.render(reference, form)
         assert "twice the gradient steps lower AUROC by" in text, form
+        assert "images made against other detectors go lower" in text, form
     page = lb.render(failed, "html")
     assert page.count("<sup>†</sup>") == len(failed)
     assert lb.render(failed, "latex").count(r"\textsuperscript{{\textdagger}}") == len(failed)
