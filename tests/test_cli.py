@@ -282,7 +282,8 @@ def test_one_detector_under_one_attack_has_a_row_for_each_set_and_their_mean(
     chosen = ("--detector", "msp", "--attack", "linf")
     lines = _table(run(*chosen).out)
     assert "suite tiny, network conv3, msp, linf, eps 8/255, preset standard" in lines[0]
-    rows = {line.split()[0]: line.split()[1:] for line in lines[3:] if line.strip()}
+    under = next(number for number, line in enumerate(lines) if line.strip().startswith("──"))
+    rows = {line.split()[0]: line.split()[1:] for line in lines[under + 1 :] if line.strip()}
     assert list(rows) == ["rings", "noise", "mean"]
     for record in run(*chosen, "--json").json:
         low, high = record["intervals"]["fpr95"]
