@@ -25,7 +25,7 @@ from oodbench.plugins import PluginSpec
 from oodbench.registry import load
 from oodbench.searched import Ledger
 from oodbench.subject import Subject
-from oodbench.workbench import choose_device
+from oodbench.workbench import choose_device, keep_freed_memory
 
 CLASSES = 8
 
@@ -65,6 +65,8 @@ def main() -> None:
 def table(network: str, arguments: argparse.Namespace) -> list[str]:
     """Measure one network and return the lines of its table."""
     device = torch.device(choose_device(arguments.device))
+    if device.type == "cpu":
+        keep_freed_memory()  # as every run does; the bare gradients gain by it too
     dtype = getattr(torch, arguments.precision)
 
     plain = initialised(load("networks", network), CLASSES, 0).to(device)

@@ -174,7 +174,7 @@ class Searched:
 
     def _look_at(self, gradients: Tensor) -> None:
         # A sum is not finite where an entry is not, and zero where all are.
-        sums = gradients.flatten(1).sum(1)
+        sums = gradients.sum((1, 2, 3))
         suspects = (sums == 0) | ~sums.isfinite()
         if not bool(suspects.any()):
             return

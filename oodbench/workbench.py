@@ -104,7 +104,7 @@ class Workbench:
         if self.device.type == "cuda":
             _judge_exactly()
         else:
-            _keep_freed_memory()
+            keep_freed_memory()
         self._suites: dict[str, Suite] = {}
         self._images: dict[tuple[str, str, str], Images] = {}
         self._users: dict[Taught, dict[str, None]] = {}
@@ -455,7 +455,7 @@ def _judge_exactly() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep large blocks that are freed, in place of returning them to the system.
 
     Every step of a search frees and takes the same few large tensors; fetched anew from the
