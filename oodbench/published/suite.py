@@ -24,7 +24,9 @@ So short a training underfits: it wants images moved less, and a decay that acts
 Kernels that start in order (see `Conv6`) then had 87.2 %, of 2,000 images held out; with them, 16
 epochs and holes of 9 pixels it was 88.20 %, 5,000 held out and 45,000 trained on. Each of these two
 is one training, by a script whose network pools before the batch norm and whose momentum falls
-and rises with the cycle. What holes do apart from more epochs was not measured.
+and rises with the cycle. What holes do apart from more epochs was not measured. The plain network
+that ships was then trained on 48,000: 87.8 % of the 10,000 test images; the same seed on one thread
+in place of two had 88.1 %.
 """
 
 _STAND_INS = {
