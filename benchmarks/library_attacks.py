@@ -57,14 +57,15 @@ class Scorer:
         gradients: Gradients so far, one for each image and backward pass.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, *, folded: bool) -> None:
+        self._detector = subject.detector
+        self._model = subject.search_model if folded else subject.model
         self.gradients = 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the scores [N] of images in [0, 1] by the network that our search uses too."""
+        """Return the scores [N] of images in [0, 1]."""
         # float32 as our search has it: libraries mix the type with that of the images.
-        scores = self._subject.detector.score(self._subject.search_model, images).float()
+        scores = self._detector.score(self._model, images).float()
         if scores.requires_grad:
             scores.register_hook(self._count)
         return scores
@@ -113,11 +114,17 @@ class LibraryAttack:
         """Return what determines what it finds, as plain data."""
         return {"name": self.name, "library": version(PACKAGES[self.library]), "version": VERSION}
 
-    def __call__(self, subject: Subject, images: Tensor, k: int, steps: int) -> tuple[Tensor, int]:
-        """Attack images in [0, 1] within ``k`` levels; also return the gradients it took."""
+    def __call__(
+        self, subject: Subject, images: Tensor, k: int, steps: int, *, folded: bool = True
+    ) -> tuple[Tensor, int]:
+        """Attack images in [0, 1] within ``k`` levels; also return the gradients it took.
+
+        ``folded`` gives it the network that our search uses, batch norm folded; else it is that
+        of the detector.
+        """
         torch.manual_seed(0)
         np.random.seed(0)  # ART draws from it
-        scorer = Scorer(subject)
+        scorer = Scorer(subject, folded=folded)
         found = self.run(scorer, images, k / 255, steps)
         return found.detach(), scorer.gradients
 
