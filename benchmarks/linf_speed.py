@@ -1,8 +1,8 @@
 """What the `linf` search costs above the network's own forward pass and input gradient.
 
 Image-steps a second of the attack through the judge, with everything it does besides, beside
-bare gradients at the same batch: (a) of the network that the search uses (batch norm folded,
-channels last), (b) of the network as it is trained. One process, the repeats interleaved, medians.
+bare gradients at the same batch, channels last: (a) of the network that the search makes for
+itself, batch norm folded, (b) of the detector's own. One process, the repeats interleaved, medians.
 
     OMP_NUM_THREADS=1 python benchmarks/linf_speed.py --write
 """
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from oodbench.judging import worst_case
 from oodbench.model import Backbone, Model, input_gradient
@@ -87,16 +86,14 @@ def table(network: str, arguments: argparse.Namespace) -> list[str]:
     ids = [str(i) for i in range(arguments.batch)]
     inputs = images.float() / 255
 
-    def gradients(forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    def gradients(backbone: Backbone) -> Callable[[], None]:
         def work() -> None:
             for _ in range(arguments.budget):
                 leaf = inputs.detach().requires_grad_()
-                input_gradient(forward(leaf).float().sum(1), leaf)
+                x = leaf.to(backbone.dtype).contiguous(memory_format=torch.channels_last)
+                input_gradient(backbone.network(x).float().sum(1), leaf)
 
         return work
-
-    def folded(x: Tensor) -> Tensor:
-        return search.network(x.to(dtype).contiguous(memory_format=torch.channels_last))
 
     def attack() -> None:
         ledger = Ledger()
@@ -105,8 +102,8 @@ def table(network: str, arguments: argparse.Namespace) -> list[str]:
 
     runs = {
         "`linf`, judged": attack,
-        "(a) bare gradient, search network": gradients(folded),
-        "(b) bare gradient, plain network": gradients(plain),
+        "(a) bare gradient, search network": gradients(search),
+        "(b) bare gradient, own network": gradients(judge),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(arguments.repeats + 1):
