@@ -12,7 +12,7 @@ from oodbench.schedule import PAPER, Schedule
 
 def _as_they_are(schedule: Schedule) -> Schedule:
     """Return a schedule that leaves digits as they are (Chen et al., 2021, code)."""
-    return replace(schedule, flip=False, crop_padding=0, cutout=0)
+    return replace(schedule, flip=False, crop_padding=0, cutout_side=0)
 
 
 class _Images(ImportedSet):

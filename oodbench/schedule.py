@@ -28,8 +28,8 @@ class Schedule:
         pool_views: Augmented views of the outlier pool an epoch.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
-        cutout: Side in pixels of a square hole at a random place of every image (DeVries & Taylor,
-            2017); 0 for none.
+        cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
+            Taylor, 2017), cut last, after an attack; 0 for none.
 
     Raises:
         ValueError: If a field is none of these or out of range; it names the field.
@@ -46,14 +46,16 @@ class Schedule:
     crop_padding: int = 4
     pool_views: int = 1
     precision: str = "float32"
-    cutout: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
+    cutout_side: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout"):
+        for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         at_least(self, 1, "epochs", "batch_size", "pool_views")
-        at_least(self, 0, "crop_padding", "cutout", "learning_rate", "momentum", "weight_decay")
+        at_least(
+            self, 0, "crop_padding", "cutout_side", "learning_rate", "momentum", "weight_decay"
+        )
         for name in ("learning_rate", "weight_decay"):
             if not isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")

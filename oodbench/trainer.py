@@ -245,7 +245,7 @@ class _Loop:
             batch = recipe.prepare(training, batch)
             training.network.train()
             with training.autocast():
-                inputs = torch.cat([batch.images, batch.outliers])
+                inputs = training.with_holes(torch.cat([batch.images, batch.outliers]))
                 logits = training.network(inputs.contiguous(memory_format=torch.channels_last))
             known, unknown = logits.float().split([len(batch.images), len(batch.outliers)])
             loss = recipe.loss(training, batch, known, unknown)

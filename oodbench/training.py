@@ -30,7 +30,6 @@ class DeviceImages:
         self._device = device
         self._all: Tensor | None = None
         sample = images.batch([0])
-        self.size: tuple[int, int] = sample.shape[2:]
         if sample.nbytes * len(images) <= _ON_DEVICE_BYTES:
             everything = torch.from_numpy(images.batch(range(len(images))))
             self._all = everything.to(device)
@@ -63,11 +62,6 @@ class Augmented:
             else torch.zeros(count, dtype=torch.bool)
         )
         self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
-        self._cutout = schedule.cutout
-        # Nothing is drawn for holes that are not asked for: all later draws stay what they were.
-        if self._cutout:
-            places = [torch.randint(0, side, (count,), generator=rng) for side in images.size]
-            self._centre = torch.stack(places, dim=1)
 
     def __len__(self) -> int:
         return len(self._flip)
@@ -83,10 +77,7 @@ class Augmented:
         if self._padding:
             images = shifted(images, self._padding, self._shift[positions].to(images.device))
         flip = self._flip[positions].to(images.device)
-        images = torch.where(flip[:, None, None, None], images.flip(3), images)
-        if self._cutout:
-            images = punched(images, self._cutout, self._centre[positions].to(images.device))
-        return images
+        return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
 def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
@@ -109,13 +100,13 @@ def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
 
 
 def punched(images: Tensor, side: int, centres: Tensor) -> Tensor:
-    """Fill a square hole in each image with mid-grey, level 128 (DeVries & Taylor, 2017).
+    """Fill a square hole in each image with mid-grey, 128/255 (DeVries & Taylor, 2017).
 
     The grey is the same for every image set: a set's own mean would tell outliers from the rest.
     It is about what networks normalise to 0.
 
     Args:
-        images: uint8 [N, 3, H, W].
+        images: float32 [N, 3, H, W] in [0, 1].
         side: Side of the holes in pixels; of an even one, the larger half lies before the centre.
         centres: Row and column of each centre, int64 [N, 2]; a hole may stick out of its image.
 
@@ -128,7 +119,7 @@ def punched(images: Tensor, side: int, centres: Tensor) -> Tensor:
     columns = torch.arange(width, device=images.device) - first[:, 1, None]
     in_rows, in_columns = ((place >= 0) & (place < side) for place in (rows, columns))
     hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    return images.masked_fill(hole, _HOLE)
+    return images.masked_fill(hole, _HOLE / LEVELS)
 
 
 @dataclass(frozen=True)
@@ -220,6 +211,25 @@ class Training:
             return values.detach(), input_gradient(values, inputs)
 
         return FrozenObjective(value, gradient)
+
+    def with_holes(self, images: Tensor) -> Tensor:
+        """Return the images of a step as the network is to see them, each with a hole of its own.
+
+        What is cut before an attack would tell attacked images from clean ones: in these alone a
+        hole stays flat, and where only outliers are attacked a flat hole means in-distribution.
+
+        Args:
+            images: float32 [N, 3, H, W] in [0, 1], attacked where the recipe attacks.
+
+        Returns:
+            The same where the schedule asks for no holes.
+        """
+        side = self.schedule.cutout_side
+        if not side:
+            return images
+        rng = self.generator("cutout")
+        places = [torch.randint(0, n, (len(images),), generator=rng) for n in images.shape[2:]]
+        return punched(images, side, torch.stack(places, dim=1).to(images.device))
 
     def attacked(
         self,

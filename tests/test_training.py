@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
+from oodbench.detectors.rowl import AdversarialBackground
 from oodbench.identity import canonical_json, parameters
 from oodbench.images import ArrayImages
 from oodbench.network import Network, initialised
@@ -125,26 +126,21 @@ def test_shifting_crops_where_it_is_told() -> None:
 def test_a_hole_is_a_grey_square_about_its_centre_and_may_stick_out(
     side: int, centre: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
-    pixels = torch.from_numpy(images(2, None, side=32).batch([0, 1]))
+    pixels = to_float(torch.from_numpy(images(2, None, side=32).batch([0, 1])))
     got = punched(pixels, side, torch.tensor([centre, (31, 31)])).numpy()
     expected = pixels.numpy().copy()
     # First and last row and column are within the hole.
-    expected[0, :, rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = 128
+    expected[0, :, rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = np.float32(128) / 255
     assert np.array_equal(got[0], expected[0])
     assert not np.array_equal(got[1], expected[1])
-    assert got.dtype == np.uint8
 
 
-def test_holes_differ_by_image_and_leave_crops_and_flips_as_they_are() -> None:
-    source = DeviceImages(images(400, None, side=32), CPU)
-    positions = torch.arange(400)
-    plain = Augmented(source, Schedule(crop_padding=2), 1, torch_generator(0, "views"))
-    with_holes = Augmented(
-        source, Schedule(crop_padding=2, cutout=9), 1, torch_generator(0, "views")
-    )
-    without, got = plain.batch(positions), with_holes.batch(positions)
-    changed = (without != got).any(1)
-    assert bool((got.permute(0, 2, 3, 1)[changed] == 128).all())
+def test_holes_differ_by_image_and_by_step_and_a_schedule_without_them_draws_none() -> None:
+    training = state(Plain(), schedule=Schedule(cutout_side=9))
+    pixels = to_float(torch.from_numpy(images(400, None, side=32).batch(range(400))))
+    got = training.with_holes(pixels)
+    changed = (pixels != got).any(1)
+    assert bool((got.permute(0, 2, 3, 1)[changed] == 128 / 255).all())
     centres = set()
     for which_image in changed.numpy():
         rows, columns = np.nonzero(which_image)
@@ -160,20 +156,11 @@ def test_holes_differ_by_image_and_leave_crops_and_flips_as_they_are() -> None:
         )
     assert len(centres) > 250
     assert {row for row, _ in centres} | {column for _, column in centres} >= set(range(32))
-
-
-def test_a_schedule_without_holes_draws_nothing_more_and_one_with_them_does() -> None:
-    source = DeviceImages(images(10, None), CPU)
-    with_holes, without, by_hand = (torch_generator(0, "views") for _ in range(3))
-    views = Augmented(source, Schedule(crop_padding=2), 3, without)
-    flip = torch.rand(30, generator=by_hand) < 0.5
-    shift = torch.randint(0, 5, (30, 2), generator=by_hand)
-    pictures = shifted(source.batch(torch.arange(30) % 10), 2, shift)
-    expected = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
-    assert torch.equal(views.batch(torch.arange(30)), expected)
-    assert torch.equal(without.get_state(), by_hand.get_state())
-    Augmented(source, Schedule(crop_padding=2, cutout=9), 3, with_holes)
-    assert not torch.equal(with_holes.get_state(), by_hand.get_state())
+    training.step = 1
+    assert not torch.equal(training.with_holes(pixels), got)
+    training.step = 0
+    assert torch.equal(training.with_holes(pixels), got)
+    assert state(Plain(), schedule=Schedule()).with_holes(pixels) is pixels
 
 
 def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any() -> None:
@@ -183,7 +170,7 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         '"precision":"float32","weight_decay":0.0001}'
     )
     assert canonical_json(parameters(Schedule())) == before
-    assert parameters(Schedule(cutout=9)) == parameters(Schedule()) | {"cutout": 9}
+    assert parameters(Schedule(cutout_side=9)) == parameters(Schedule()) | {"cutout_side": 9}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +190,7 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"precision": "float16"},
         {"milestones": (0.5, 50)},
         {"crop_padding": -1},
-        {"cutout": -9},
+        {"cutout_side": -9},
     ],
     ids=str,
 )
@@ -225,31 +212,50 @@ def test_a_suite_of_a_wrong_schedule_is_told_in_one_line(call: Any, tmp_path: Pa
         "    ood_sets: tuple = ('page',)\n"
         "    pool: str = 'outliers'\n"
         "    network: str = 'conv3'\n"
-        "    schedules: dict = field(default_factory=lambda: {'fast': Schedule(cutout=-9)})\n"
+        "    schedules: dict = field(default_factory=lambda: {'fast': Schedule(cutout_side=-9)})\n"
     )
     result = call("train", "--suite", file, "--detector", "msp")
     assert result.code == 2
     assert result.err.count("\n") == 1
-    assert "cutout must be at least 0, not -9" in result.err
+    assert "cutout_side must be at least 0, not -9" in result.err
 
 
-def test_both_training_images_and_outliers_have_holes() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [OutlierExposure(), MinedAdversarialOutliers(), AdversarialBackground(outliers_per_image=0.5)],
+)
+def test_holes_are_flat_in_all_that_the_network_learns_from_attacked_or_not(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Cut before the attack, holes were flat in what was not attacked alone: the network took a
+    # flat hole for in-distribution, and test images, without any, for outliers.
     known = ArrayImages(np.zeros((8, 3, 32, 32), np.uint8), list("abcdefgh"), np.arange(8) % 3)
     pool = ArrayImages(np.full((8, 3, 32, 32), 255, np.uint8), list("ijklmnop"), None)
-    seen: list[Batch] = []
+    attacked: list[Tensor] = []
+    learnt: list[Tensor] = []
+    attack = Training.attacked
+    cut = Training.with_holes
 
-    class Seeing(OutlierExposure):
-        def prepare(self, training: Training, batch: Batch) -> Batch:
-            seen.append(batch)
-            return super().prepare(training, batch)
+    def attacking(self: Training, images: Tensor, *others: Any, **named: Any) -> Tensor:
+        attacked.append(images)
+        return attack(self, images, *others, **named)
 
-    schedule = replace(FAST, epochs=1, cutout=9)
-    train(request(Seeing(), schedule, images=known, pool=pool), CPU)
-    for batch in seen:
-        for part in (batch.images, batch.outliers):
-            assert len(part) > 0
-            holes = (part == 128 / 255).sum((1, 2, 3))
-            assert bool(((holes >= 3 * 25) & (holes <= 3 * 81)).all())
+    def cutting(self: Training, images: Tensor) -> Tensor:
+        learnt.append(cut(self, images))
+        return learnt[-1]
+
+    monkeypatch.setattr(Training, "attacked", attacking)
+    monkeypatch.setattr(Training, "with_holes", cutting)
+    train(
+        request(recipe, replace(FAST, epochs=1, cutout_side=9), images=known, pool=pool),
+        CPU,
+    )
+    for batch in learnt:
+        holes = (batch == 128 / 255).sum((1, 2, 3))
+        assert bool(((holes >= 3 * 25) & (holes <= 3 * 81)).all())
+        assert bool((holes % 3 == 0).all())
+    assert bool(attacked) != isinstance(recipe, OutlierExposure)
+    assert not any(bool((batch == 128 / 255).any()) for batch in attacked)
 
 
 def test_images_that_stay_off_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

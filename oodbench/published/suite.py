@@ -14,7 +14,7 @@ FAST = Schedule(
     crop_padding=2,
     pool_views=4,
     precision="auto",
-    cutout=9,
+    cutout_side=9,
 )
 """One cycle of 16 epochs: a sixth of the published training, for some points of accuracy.
 
