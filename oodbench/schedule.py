@@ -8,6 +8,7 @@ from oodbench.identity import UNNAMED_AT_DEFAULT
 
 POLICIES = ("step", "one_cycle", "cosine")
 PRECISIONS = ("float32", "bfloat16", "auto")
+PADDING_MODES = ("zeros", "reflect")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Schedule:
         momentum: Nesterov momentum.
         weight_decay: L2 penalty on all parameters.
         flip: Whether images are mirrored with probability one half.
-        crop_padding: Zero padding in pixels before a random crop; 0 for none.
+        crop_padding: Padding in pixels before a random crop; 0 for none.
         pool_views: Augmented views of the outlier pool an epoch.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
             Taylor, 2017), cut last, after an attack; 0 for none.
+        padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that
+            no flat border tells images from attacked ones.
 
     Raises:
         ValueError: If a field is none of these or out of range; it names the field.
@@ -47,6 +50,7 @@ class Schedule:
     pool_views: int = 1
     precision: str = "float32"
     cutout_side: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
+    padding_mode: str = field(default="zeros", metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
@@ -61,7 +65,11 @@ class Schedule:
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
         if not self.momentum < 1:
             raise ValueError(f"momentum must be less than 1, not {self.momentum}")
-        for name, known in (("policy", POLICIES), ("precision", PRECISIONS)):
+        for name, known in (
+            ("policy", POLICIES),
+            ("precision", PRECISIONS),
+            ("padding_mode", PADDING_MODES),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")

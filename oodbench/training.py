@@ -55,6 +55,7 @@ class Augmented:
     ) -> None:
         self._images = images
         self._padding = schedule.crop_padding
+        self._mode = schedule.padding_mode
         count = views * len(images)
         self._flip = (
             torch.rand(count, generator=rng) < 0.5
@@ -75,24 +76,30 @@ class Augmented:
         """Return the views at ``positions``, uint8 [n, 3, H, W], on the device."""
         images = self._images.batch(positions % len(self._images))
         if self._padding:
-            images = shifted(images, self._padding, self._shift[positions].to(images.device))
+            shift = self._shift[positions].to(images.device)
+            images = shifted(images, self._padding, shift, self._mode)
         flip = self._flip[positions].to(images.device)
         return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
-def shifted(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Crop each image at its own place after zero padding.
+def shifted(images: Tensor, padding: int, offsets: Tensor, mode: str = "zeros") -> Tensor:
+    """Crop each image at its own place after padding.
 
     Args:
         images: [N, 3, H, W].
-        padding: Zeros added on every side, in pixels.
+        padding: Pixels added on every side; of ``reflect`` at most H − 1 and W − 1.
         offsets: Top and left of each crop in the padded image, int64 [N, 2].
+        mode: ``zeros``, or ``reflect``: mirrored at the outermost pixels, these not repeated.
 
     Returns:
         Tensor like ``images``.
     """
     count, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    if mode == "reflect":
+        # Not on every device does torch mirror whole numbers.
+        padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
+    else:
+        padded = F.pad(images, (padding,) * 4)
     rows = offsets[:, 0, None] + torch.arange(height, device=images.device)
     columns = offsets[:, 1, None] + torch.arange(width, device=images.device)
     which = torch.arange(count, device=images.device)[:, None, None]

@@ -63,18 +63,23 @@ def which(batch: Tensor) -> list[int]:
 # Augmentation
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_views_are_crops_and_flips_done_by_hand(padding: int) -> None:
+def test_views_are_crops_and_flips_done_by_hand(padding: int, padding_mode: str) -> None:
     source = images(10, None)
-    schedule = Schedule(crop_padding=padding)
+    schedule = Schedule(crop_padding=padding, padding_mode=padding_mode)
     views = Augmented(DeviceImages(source, CPU), schedule, 3, torch_generator(0, "views"))
     assert len(views) == 30
     assert views.different_images == 10
     got = views.batch(torch.arange(30)).numpy()
     seen = set()
     for position in range(30):
-        padded = np.pad(
-            source.batch([position % 10])[0], ((0, 0), (padding, padding), (padding, padding))
+        widths = ((0, 0), (padding, padding), (padding, padding))
+        picture = source.batch([position % 10])[0]
+        padded = (
+            np.pad(picture, widths, mode="reflect")
+            if padding_mode == "reflect"
+            else np.pad(picture, widths)
         )
         matches = [
             (top, left, flip)
@@ -187,6 +192,7 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"momentum": 1.0},
         {"momentum": -0.1},
         {"policy": "steps"},
+        {"padding_mode": "edge"},
         {"precision": "float16"},
         {"milestones": (0.5, 50)},
         {"crop_padding": -1},

@@ -7,7 +7,7 @@ from oodbench.images import Suite
 from oodbench.schedule import PAPER, Schedule
 
 FAST = Schedule(
-    epochs=16,
+    epochs=24,
     batch_size=128,
     policy="one_cycle",
     weight_decay=1e-3,
@@ -15,6 +15,7 @@ FAST = Schedule(
     pool_views=4,
     precision="auto",
     cutout_side=9,
+    padding_mode="reflect",
 )
 """One cycle of 16 epochs: a sixth of the published training, for some points of accuracy.
 
