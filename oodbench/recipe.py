@@ -97,7 +97,10 @@ class Recipe(ABC):
         return torch.arange(len(training.pool))
 
     def prepare(self, training: "Training", batch: Batch) -> Batch:
-        """Change the images of a step, by attacking some of them for instance."""
+        """Change the images of a step, by attacking some of them for instance.
+
+        The holes that a schedule asks for are cut afterwards, in all images alike.
+        """
         return batch
 
     @abstractmethod
