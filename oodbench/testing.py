@@ -527,6 +527,8 @@ def check_network(network: type[Network]) -> list[str]:
             early = built.tapped(images, until=tap)[0][tap]
             if not torch.equal(early, maps[tap]):
                 raise ConformanceError("taps", f"{tap} differs where the network stops at it")
-        if not torch.allclose(built(images[:9]), logits[:9], atol=1e-5):
+        # Untaught, deep networks have huge logits, some of which nearly cancel.
+        rounding = 1e-4 * logits[:9].abs().amax(1, keepdim=True).clamp(min=1)
+        if bool(((built(images[:9]) - logits[:9]).abs() > rounding).any()):
             raise ConformanceError("eval", "an image's logits depend on the batch")
     return ["logits", "taps", "eval"]
