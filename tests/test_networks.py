@@ -8,11 +8,13 @@ import torch
 from scipy.fft import dctn
 from torch import Tensor, nn
 
+from oodbench.errors import ConformanceError
 from oodbench.model import Backbone, Model, input_gradient
 from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.networks.conv6 import Conv6, opponent_cosines
 from oodbench.registry import entries, load
+from oodbench.testing import check_network
 
 
 def rng(seed: int) -> torch.Generator:
@@ -328,3 +330,17 @@ def test_float64_stays_float64() -> None:
     model = Model(Backbone(unfolded(), 7, dtype=torch.float64))
     assert model.logits(IMAGES.double()).dtype == torch.float64
     assert model.features(IMAGES.double(), "block2").dtype == torch.float64
+
+
+class Mixing(Conv6):
+    """A little of what it says of an image depends on the others of the batch."""
+
+    def tapped(self, images: Tensor, until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        maps, logits = super().tapped(images, until)
+        return maps, logits + 0.05 * logits.mean(0) if len(logits) else logits
+
+
+def test_a_network_that_mixes_images_is_refused_and_one_that_does_not_passes() -> None:
+    with pytest.raises(ConformanceError, match="depend on the batch"):
+        check_network(Mixing)
+    check_network(Conv6)
