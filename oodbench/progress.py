@@ -23,8 +23,8 @@ class Progress:
     """Reports nothing; the base of those that do."""
 
     @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Task]:
-        """Open a task of ``total`` units."""
+    def task(self, description: str, total: float, done: float = 0) -> Iterator[Task]:
+        """Open a task of ``total`` units, ``done`` of them done before, as of what is resumed."""
         yield _Silent()
 
     def note(self, message: str) -> None:
@@ -43,9 +43,9 @@ class LineProgress(Progress):
         self._stream = stream
 
     @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Task]:
+    def task(self, description: str, total: float, done: float = 0) -> Iterator[Task]:
         """Open a task; tasks shorter than two seconds leave no line."""
-        yield _Lines(self._stream, description, total)
+        yield _Lines(self._stream, description, total, done)
 
     def note(self, message: str) -> None:
         """Write one line."""
@@ -53,11 +53,11 @@ class LineProgress(Progress):
 
 
 class _Lines:
-    def __init__(self, stream: TextIO, description: str, total: float) -> None:
+    def __init__(self, stream: TextIO, description: str, total: float, done: float) -> None:
         self._stream = stream
         self._description = description
         self._total = total
-        self._done = 0.0
+        self._before = self._done = done
         self._start = time.monotonic()
         self._next = self._start + _QUIET_SECONDS
 
@@ -65,10 +65,11 @@ class _Lines:
         self._done += amount
         now = time.monotonic()
         share = min(self._done / self._total, 1.0) if self._total > 0 else 1.0
-        if now < self._next or share < _LEAST_SHARE:
+        now_done = self._done - self._before
+        if now < self._next or now_done <= 0 or now_done < _LEAST_SHARE * self._total:
             return
         self._next = now + _LINE_SECONDS
-        left = (now - self._start) * (1 - share) / share
+        left = (now - self._start) * max(self._total - self._done, 0) / now_done
         text = f"{self._description}: {100 * share:.0f} %, {left:.0f} s left"
         print(f"{text}{'; ' + note if note else ''}", file=self._stream, flush=True)
 
@@ -108,9 +109,9 @@ class BarProgress(Progress):
         self._bars.stop()
 
     @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Task]:
+    def task(self, description: str, total: float, done: float = 0) -> Iterator[Task]:
         """Open a task; its bar goes when it ends."""
-        bar = self._bars.add_task(description, total=total, note="")
+        bar = self._bars.add_task(description, total=total, completed=done, note="")
         try:
             yield _Bar(self._bars, bar)
         finally:

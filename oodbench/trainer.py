@@ -145,22 +145,32 @@ def train(
     resumed = _load_checkpoint(checkpoint)
     if not resumed:
         request.recipe.start(training)
-    total = sum(stage.schedule.epochs * loop.steps_of_epoch(stage.schedule) for stage in stages)
+    steps = [loop.steps_of_epoch(stage.schedule) for stage in stages]
+    total = sum(stage.schedule.epochs * n for stage, n in zip(stages, steps, strict=True))
+    done, before, first = 0, 0.0, 0
+    if resumed:
+        first = resumed["epoch"] + 1
+        done = first * steps[resumed["stage"]] + sum(
+            stages[i].schedule.epochs * steps[i] for i in range(resumed["stage"])
+        )
+        before = resumed["facts"].get("seconds", 0.0)
     started = time.monotonic()
-    with (progress or Progress()).task(title, total) as task:
+
+    def seconds() -> float:
+        return round(before + time.monotonic() - started, 2)
+
+    with (progress or Progress()).task(title, total, done) as task:
         for number, stage in enumerate(stages):
             if resumed and resumed["stage"] > number:
-                task.advance(stage.schedule.epochs * loop.steps_of_epoch(stage.schedule))
                 continue
             optimiser, scheduler = loop.start_stage(number)
-            first = 0
             if resumed and resumed["stage"] == number:
                 trained.load_tensors(resumed["tensors"])
                 optimiser.load_state_dict(resumed["optimiser"])
                 scheduler.load_state_dict(resumed["scheduler"])
                 training.facts.update(resumed["facts"])
-                first = resumed["epoch"] + 1
-                task.advance(first * loop.steps_of_epoch(stage.schedule))
+            else:
+                first = 0
             for epoch in range(first, stage.schedule.epochs):
                 loop.run_epoch(stage, epoch, optimiser, scheduler, task)
                 if checkpoint is not None:
@@ -170,10 +180,10 @@ def train(
                         "tensors": trained.tensors(),
                         "optimiser": optimiser.state_dict(),
                         "scheduler": scheduler.state_dict(),
-                        "facts": training.facts,
+                        "facts": training.facts | {"seconds": seconds()},
                     }
                     write_atomically(checkpoint, partial(torch.save, state))
-    training.facts["seconds"] = round(time.monotonic() - started, 2)
+    training.facts["seconds"] = seconds()
     return trained
 
 

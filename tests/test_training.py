@@ -729,10 +729,10 @@ class Counting(Progress):
     total: float = 0.0
     done: float = 0.0
 
-    def task(self, description: str, total: float) -> Any:
+    def task(self, description: str, total: float, done: float = 0) -> Any:
         import contextlib
 
-        self.total, self.done = total, 0.0
+        self.total, self.done = total, done
 
         @contextlib.contextmanager
         def opened() -> Any:
@@ -752,6 +752,16 @@ def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
     assert progress.done == progress.total
     train(request(recipe), CPU, checkpoint, progress)  # all is resumed
     assert progress.done == progress.total
+
+
+def test_a_resumed_training_counts_the_seconds_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "x.checkpoint"
+    train(request(Plain()), CPU, checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    assert 0 < state["facts"]["seconds"] < 1000
+    state["facts"]["seconds"] = 1000.0
+    torch.save(state, checkpoint)
+    assert 1000 <= train(request(Plain()), CPU, checkpoint).facts["seconds"] < 1100
 
 
 def test_a_few_epochs_learn_what_can_be_learnt() -> None:

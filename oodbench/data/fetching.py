@@ -164,8 +164,8 @@ def _continue(
             part.begin({"url": url, "validator": validator, "whole": whole})
         _room(part.path.parent, (whole or size) - have)
         total = whole or size
-        with progress.task(f"downloading {part.path.stem}", total or 1) as task:
-            task.advance(have if total else 0)
+        done = have if total else 0
+        with progress.task(f"downloading {part.path.stem}", total or 1, done) as task:
             _write(answer, url, part, total, by_hand, task)
     if total and part.size < total:
         raise _Cut(f"the connection ended at {part.size:,} of {total:,} bytes")
