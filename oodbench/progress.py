@@ -111,7 +111,7 @@ class BarProgress(Progress):
     @contextmanager
     def task(self, description: str, total: float, done: float = 0) -> Iterator[Task]:
         """Open a task; its bar goes when it ends."""
-        bar = self._bars.add_task(description, total=total, completed=done, note="")
+        bar = self._bars.add_task(description, total=total, completed=int(done), note="")
         try:
             yield _Bar(self._bars, bar)
         finally:
