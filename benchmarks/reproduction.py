@@ -10,71 +10,139 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 from tabulate import tabulate
 
 from oodbench.files import shipped_results
-from oodbench.published import published
-from oodbench.records import (
-    arrays_digest,
-    find_records,
-    read_arrays,
-    read_record,
-    read_scores,
-)
+from oodbench.identity import canonical_json
+from oodbench.leaderboard.beside import published_params
+from oodbench.leaderboard.parting import parted
+from oodbench.leaderboard.selection import Selection, load
+from oodbench.paired import Scored, draws
+from oodbench.plots.source import Results
+from oodbench.published import EPS, published
 from oodbench.views import ALL, suite_called, views
 
 ATTACKS = ("none", "corruption", "linf", "compositional")
 COMPARED = ("svhn", "textures", "miniplaces", "isun")
 """Sets of the tiers and of the correlation: one of each kind, none cut out of another."""
-TIERS = (("atom",), ("acet",), ("ccu", "mahalanobis", "msp", "ntom", "odin", "oe", "sofl"))
-"""Claimed order under attack: the paper's method, the other adversarial one, all others."""
-DRAWS = 1000
+TIERS = (("atom",), ("acet",), ("msp", "odin", "mahalanobis", "sofl", "oe", "ccu", "ntom"))
+"""Claimed order under attack: the paper's method, the other that holds, those that do not."""
+APART = ("rowl",)
+"""Published without its adversary (D2), and so in no tier of that table; here it has one."""
+OTHER_SCORES = ("ccu", "rowl")
+"""Published by another score than their own: an inner network (D1), a decision (Q3)."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
 PAGE = Path(__file__).parents[1] / "docs/reproduction.md"
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
+Key = tuple[str, str, str, str]
 
 
-def stored(root: Path, suite: str, network: str | None, seed: int) -> dict[tuple[str, ...], Path]:
-    """Return paths of records by detector, perturbation, preset and set, the largest sets first."""
-    found: dict[tuple[str, ...], tuple[int, Path]] = {}
-    for path in find_records(root / suite):
-        record = read_record(path)
-        if record["side"] != "ood" or record["seed"] != seed:
+@dataclass(frozen=True)
+class Stored:
+    """Records of one suite, network, schedule and training seed, one for each key.
+
+    Attributes:
+        suite: Name of the suite.
+        records: Records by detector, perturbation, preset and OOD set: of detectors with the
+            published hyper-parameters and of the published radius, on the most images.
+        results: Gives their scores.
+    """
+
+    suite: str
+    records: Mapping[Key, Record]
+    results: Results
+
+    @property
+    def detectors(self) -> list[str]:
+        """Names of the detectors there are."""
+        return sorted({key[0] for key in self.records})
+
+    def of(self, detector: str, attack: str, preset: str) -> dict[str, Record]:
+        """Return the records of a mean by OOD set."""
+        wanted = (detector, attack, preset)
+        return {key[3]: record for key, record in self.records.items() if key[:3] == wanted}
+
+
+def stored(
+    root: Path, suite: str, network: str | None = None, schedule: str | None = None, seed: int = 0
+) -> Stored:
+    """Choose the records to show.
+
+    Args:
+        root: Results folder.
+        suite: Name of the suite.
+        network: Name of the network; None takes the suite's own.
+        schedule: Name of the schedule; None takes the suite's own.
+        seed: Training seed.
+
+    Raises:
+        ValueError: If two records have the same claim to a place.
+    """
+    known = suite_called(suite)
+    assert known is not None
+    wanted = {
+        "side": "ood",
+        "network": network or known.network,
+        "seed": seed,
+        "kind": "empirical",
+    }
+    found: dict[Key, Record] = {}
+    all_records = load(root, Selection(suites=(suite,)))
+    for record in all_records:
+        if any(record[name] != value for name, value in wanted.items()):
             continue
-        if network is not None and record["network"] != network:
+        if record["schedule"]["name"] != (schedule or known.schedule):
+            continue
+        if record["eps"] not in (None, EPS):
+            continue
+        if canonical_json(record["params"]) != published_params(suite, record["detector"]):
             continue
         key = tuple(record[k] for k in ("detector", "perturbation", "preset", "set"))
-        if key not in found or record["n_ood"] > found[key][0]:
-            found[key] = (record["n_ood"], path)
-    return {key: path for key, (_, path) in found.items()}
+        other = found.get(key)
+        if other is not None and _size(other) == _size(record):
+            raise ValueError(f"two records of {', '.join(key)}; take one out of {root}")
+        if other is None or _size(record) > _size(other):
+            found[key] = record
+    results = Results(root, parted(all_records)[0], all_records)
+    return Stored(suite, found, results)
 
 
-def beside(paths: Mapping[tuple[str, ...], Path], suite: str) -> Iterator[str]:
+def _size(record: Record) -> tuple[int, int]:
+    return record["n_ood"], record["n_id"]
+
+
+def figures(record: Record) -> dict[str, float]:
+    """Return FPR@95 and AUROC of a record in [0, 1]; of preset ``paper`` as published there."""
+    ending = "_published" if record["preset"] == "paper" else ""
+    source = record["extras"] if ending else record
+    return {metric: float(source[metric + ending]) for metric in ("fpr95", "auroc")}
+
+
+def beside(found: Stored) -> Iterator[str]:
     """Yield a table for each perturbation: ours under both presets beside the published."""
-    figures = published().query("suite == @suite").set_index(["detector", "perturbation"])
-    detectors = sorted({key[0] for key in paths})
-    sets = list(dict.fromkeys(key[3] for key in sorted(paths)))
-    shown = views(suite_called(suite), sets)
+    table = {
+        (row["detector"], row["perturbation"]): row
+        for row in published().to_dict("records")
+        if row["suite"] == found.suite
+    }
+    sets = list(dict.fromkeys(key[3] for key in sorted(found.records)))
+    shown = views(suite_called(found.suite), sets)
     for attack in ATTACKS:
         rows = []
-        for detector in detectors:
+        for detector in found.detectors:
             row: list[str] = [detector]
-            known = (detector, attack) in figures.index
-            row.append(_pair(figures.loc[(detector, attack)]) if known else "")
+            known = table.get((detector, attack))
+            row.append(_pair(known) if known else "")
             for preset in ("paper", "standard"):
-                records = {
-                    name: read_record(paths[detector, attack, preset, name])
-                    for name in sets
-                    if (detector, attack, preset, name) in paths
-                }
+                records = found.of(detector, attack, preset)
                 row += [_mean(records, members) for members in shown.values()]
             if any(row[2:]):
                 rows.append(row)
@@ -85,163 +153,191 @@ def beside(paths: Mapping[tuple[str, ...], Path], suite: str) -> Iterator[str]:
         headers += [f"{preset}: {title}" for preset in ("paper", "standard") for title in titles]
         kept = [0] + [i for i in range(1, len(headers)) if any(row[i] for row in rows)]
         yield f"### {'natural' if attack == 'none' else attack}\n"
-        yield tabulate(
-            [[row[i] for i in kept] for row in rows],
-            headers=[headers[i] for i in kept],
-            tablefmt="pipe",
-            disable_numparse=True,
-        )
+        yield _table([[row[i] for i in kept] for row in rows], [headers[i] for i in kept])
+        yield ""
+        yield from _sizes(found, attack)
         yield ""
 
 
-def _pair(figures: Mapping[str, float] | pd.Series) -> str:
-    return f"{100 * figures['fpr95']:.2f} / {100 * figures['auroc']:.2f}"
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _pair(of: Mapping[str, Any]) -> str:
+    return f"{100 * of['fpr95']:.2f} / {100 * of['auroc']:.2f}"
 
 
 def _mean(records: Mapping[str, Record], members: Sequence[str]) -> str:
     """Return the mean over sets; of fewer than all it says how many."""
-    there = [records[name] for name in members if name in records]
+    there = [figures(records[name]) for name in members if name in records]
     if not there:
         return ""
-    mean = {m: float(np.mean([record[m] for record in there])) for m in ("fpr95", "auroc")}
+    mean = {m: float(np.mean([each[m] for each in there])) for m in ("fpr95", "auroc")}
     return _pair(mean) + (f" ({len(there)} of {len(members)})" if len(there) < len(members) else "")
 
 
-def _auroc(known: NDArray[Any], other: NDArray[Any]) -> float:
-    ranks = rankdata(np.concatenate([known, other]))[len(known) :]
-    return float((ranks.sum() - len(other) * (len(other) + 1) / 2) / (len(known) * len(other)))
+def _sizes(found: Stored, attack: str) -> Iterator[str]:
+    """Yield on how many images the rows of a table are."""
+    told: dict[str, list[str]] = {}
+    for preset in ("paper", "standard"):
+        for detector in found.detectors:
+            records = found.of(detector, attack, preset).values()
+            if records:
+                known = "/".join(f"{n:,}" for n in sorted({r["n_id"] for r in records}))
+                most = max(r["n_ood"] for r in records)
+                told.setdefault(f"{known} ID images, at most {most:,} of an OOD set", []).append(
+                    f"{detector} ({preset})"
+                )
+    if len(told) == 1:
+        yield f"Images: {next(iter(told))}."
+    else:
+        yield "Images: " + "; ".join(f"{size}: {', '.join(who)}" for size, who in told.items())
 
 
-def agreement(paths: Mapping[tuple[str, ...], Path], suite: str) -> Iterator[str]:
-    """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
-
-    Bootstrapped over images, the same draws for all detectors, since they saw the same images.
-    """
-    figures = published().query("suite == @suite and perturbation == 'none'")
-    theirs = figures.set_index("detector")["auroc"]
-    scores: dict[str, tuple[NDArray[Any], list[NDArray[Any]]]] = {}
-    for detector in theirs.index:
-        mine = [paths.get((detector, "none", "standard", name)) for name in COMPARED]
-        if any(path is None for path in mine):
-            continue
-        first = mine[0]
-        assert first is not None
-        known = _id_scores(first)
-        scores[detector] = (known, [read_scores(path)["scores"] for path in mine if path])
-    if len(scores) < 3:
-        sets = ", ".join(COMPARED)
-        yield f"Kendall's τ needs three detectors on {sets}; {len(scores)} are there."
-        return
-    rng = np.random.default_rng(0)
-
-    def tau(draw: bool) -> float:
-        means = []
-        picks: dict[int, NDArray[Any]] = {}
-
-        def picked(values: NDArray[Any], place: int) -> NDArray[Any]:
-            if not draw:
-                return values
-            if place not in picks:
-                picks[place] = rng.integers(len(values), size=len(values))
-            return values[picks[place]]
-
-        for known, others in scores.values():
-            of_id = picked(known, 0)
-            means.append(
-                np.mean([_auroc(of_id, picked(o, i)) for i, o in enumerate(others, start=1)])
+def means(found: Stored, attack: str, preset: str) -> dict[str, float]:
+    """Return the mean AUROC over `COMPARED` in [0, 1] of every detector that has them all."""
+    result = {}
+    for detector in found.detectors:
+        records = found.of(detector, attack, preset)
+        if set(COMPARED) <= set(records):
+            result[detector] = float(
+                np.mean([figures(records[name])["auroc"] for name in COMPARED])
             )
-        return float(kendalltau(means, theirs[list(scores)]).statistic)
-
-    draws = [tau(True) for _ in range(DRAWS)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    yield (
-        f"Kendall's τ of the mean natural AUROC over {', '.join(COMPARED)} with the published"
-        f" natural column, {len(scores)} detectors ({', '.join(scores)}): {tau(False):.2f}, 95 %"
-        f" interval {low:.2f} to {high:.2f} ({DRAWS} bootstraps over images)."
-    )
+    return result
 
 
-def _id_scores(path: Path) -> NDArray[Any]:
-    """Return the scores of the in-distribution images that a record stands on."""
-    wanted = read_record(path)["digests"]["id_scores"]
-    for file in path.parents[1].glob("id--*.npz"):
-        arrays = read_arrays(file)[0]
-        if arrays_digest(arrays) == wanted:
-            return arrays["scores"]
-    raise FileNotFoundError(f"no in-distribution scores beside {path}")
-
-
-def tiers(paths: Mapping[tuple[str, ...], Path], preset: str) -> Iterator[str]:
-    """Yield what the claimed order comes to under each attack."""
+def tiers(found: Stored, preset: str) -> Iterator[str]:
+    """Yield what the claimed order comes to under each attack, and whether it holds."""
     for attack in ("linf", "compositional"):
-        means = {}
-        for detector in sorted({name for tier in TIERS for name in tier}):
-            mine = [paths.get((detector, attack, preset, name)) for name in COMPARED]
-            if all(mine):
-                means[detector] = np.mean([read_record(p)["auroc"] for p in mine if p])
+        mean = means(found, attack, preset)
         parts = [
-            ", ".join(f"{n} {100 * means[n]:.2f}" for n in tier if n in means) or "not measured"
+            ", ".join(f"{name} {100 * mean[name]:.2f}" for name in tier if name in mean)
             for tier in TIERS
         ]
-        yield f"- {attack}, preset {preset}: " + " | ".join(parts)
+        line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
+        line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in APART if name in mean)
+        yield f"{line}. {order_holds(mean)}"
 
 
-def winners(paths: Mapping[tuple[str, ...], Path]) -> Iterator[str]:
+def order_holds(mean: Mapping[str, float]) -> str:
+    """Say whether every detector of a tier is above all of those below, as far as measured."""
+    measured = [[mean[name] for name in tier if name in mean] for tier in TIERS]
+    there = [tier for tier in measured if tier]
+    if len(there) < 2:
+        return "Too few are measured to say."
+    holds = all(min(a) > max(b) for a, b in pairwise(there))
+    said = "The order holds" if holds else "The order does not hold"
+    return said + ("." if len(there) == len(TIERS) else ", of the tiers measured.")
+
+
+def agreement(found: Stored) -> Iterator[str]:
+    """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
+
+    A paired bootstrap over images, since all detectors saw the same (`oodbench.paired`).
+    """
+    column = published().query("suite == @found.suite and perturbation == 'none'")
+    theirs = column.set_index("detector")["auroc"]
+    mean = means(found, "none", "standard")
+    detectors = [name for name in theirs.index if name in mean]
+    if len(detectors) < 3:
+        sets = ", ".join(COMPARED)
+        yield f"Kendall's τ needs three detectors on {sets}; {len(detectors)} are there."
+        return
+    scored = []
+    for detector in detectors:
+        records = found.of(detector, "none", "standard")
+        for name in COMPARED:
+            known = found.results.id_scores(records[name]).astype(np.float64)
+            ood = found.results.ood_scores(records[name]).astype(np.float64)
+            scored.append(Scored(name, known, known, ood))
+    moved = draws(scored)["auroc"].reshape(-1, len(detectors), len(COMPARED)).mean(axis=2)
+    own = [name for name in detectors if name not in OTHER_SCORES]
+    for chosen in dict.fromkeys((tuple(detectors), tuple(own))):
+        places = [detectors.index(name) for name in chosen]
+        if len(places) < 3:
+            continue
+        ours = np.array([mean[name] for name in chosen])
+        of_draws = [tau(ours + one[places], theirs[list(chosen)]) for one in moved]
+        low, high = np.quantile(of_draws, [0.025, 0.975])
+        yield (
+            f"Kendall's τ of the mean natural AUROC over {', '.join(COMPARED)} with the published"
+            f" natural column, {len(chosen)} detectors ({', '.join(chosen)}):"
+            f" {tau(ours, theirs[list(chosen)]):.2f}, 95 % interval {low:.2f} to {high:.2f}"
+            f" ({len(moved)} bootstraps over images; neither the spread over trainings nor that of"
+            " the published column is in it)."
+        )
+
+
+def tau(ours: Sequence[float] | np.ndarray[Any, Any], theirs: Any) -> float:
+    """Return Kendall's τ-b."""
+    return float(kendalltau(ours, theirs).statistic)
+
+
+def winners(found: Stored) -> Iterator[str]:
     """Yield which corruptions are the worst of an image, for each detector."""
     rows = []
-    for detector in sorted({key[0] for key in paths}):
+    for detector in found.detectors:
         counts: Counter[str] = Counter()
-        for (name, attack, preset, _), path in paths.items():
-            if (name, attack, preset) == (detector, "corruption", "standard"):
-                counts.update(read_record(path)["attack"]["won"])
+        for record in found.of(detector, "corruption", "standard").values():
+            counts.update(record["attack"]["won"])
         total = sum(counts.values())
         if total:
             shares = [f"{kind} {100 * n / total:.0f} %" for kind, n in counts.most_common(3)]
             rows.append([detector, ", ".join(shares), f"{100 * counts['clean'] / total:.0f} %"])
     if rows:
-        yield tabulate(
-            rows,
-            headers=["detector", "the three that win most often", "nothing is worse"],
-            tablefmt="pipe",
-            disable_numparse=True,
-        )
+        yield _table(rows, ["detector", "the three that win most often", "nothing is worse"])
     else:
         yield "No corruption is stored yet."
+
+
+def page(found: Stored, seed: int) -> str:
+    """Return the figures of the page in markdown."""
+    lines = [
+        f"FPR@95 / AUROC in percent, seed {seed}, means over OOD sets. Under `paper` both are as"
+        " published: of float32 scores that saturate, CCU's of its inner network, ROWL's of its"
+        " decision.",
+        "",
+        *beside(found),
+        "### Order",
+        "",
+        "By mean AUROC over " + ", ".join(COMPARED) + ", claimed highest first:",
+        "",
+        *tiers(found, "paper"),
+        *tiers(found, "standard"),
+        "",
+        *agreement(found),
+        "",
+        "### Which corruption is the worst",
+        "",
+        *winners(found),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Print the figures; with --write put them into the page."""
     parser = argparse.ArgumentParser(description="our figures beside the published ones")
     parser.add_argument("--suite", default="cifar10")
-    parser.add_argument("--network", help="one network alone")
+    parser.add_argument("--network", help="the suite's own by default")
+    parser.add_argument("--schedule", help="the suite's own by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=shipped_results())
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md")
     arguments = parser.parse_args()
-    paths = stored(arguments.results, arguments.suite, arguments.network, arguments.seed)
-    lines = [
-        f"FPR@95 / AUROC in percent, seed {arguments.seed}, means over OOD sets.",
-        "",
-        *beside(paths, arguments.suite),
-        "Order by mean AUROC over " + ", ".join(COMPARED) + ", claimed highest first:",
-        "",
-        *tiers(paths, "paper"),
-        *tiers(paths, "standard"),
-        "",
-        *agreement(paths, arguments.suite),
-        "",
-        "### Which corruption is the worst",
-        "",
-        *winners(paths),
-        "",
-    ]
-    text = "\n".join(lines)
+    found = stored(
+        arguments.results,
+        arguments.suite,
+        arguments.network,
+        arguments.schedule,
+        arguments.seed,
+    )
+    text = page(found, arguments.seed)
     print(text)
     if arguments.write:
-        before, mark, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
         _, _, after = rest.partition(MARK)
-        page = f"{before}{mark}\n\n{text}\n{MARK}{after}"
-        PAGE.write_text(page, encoding="utf-8")
+        PAGE.write_text(f"{before}{MARK}\n\n{text}\n{MARK}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

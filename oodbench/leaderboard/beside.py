@@ -26,7 +26,7 @@ def with_published(frame: "pd.DataFrame") -> "pd.DataFrame":
 
     @cache
     def wanted(suite: str, detector: str) -> str | None:
-        return _published_params(suite, detector)
+        return published_params(suite, detector)
 
     figures = published().drop_duplicates(["suite", "detector", "perturbation"])
     known = {
@@ -47,7 +47,7 @@ def with_published(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.assign(**columns)
 
 
-def _published_params(suite: str, detector: str) -> str | None:
+def published_params(suite: str, detector: str) -> str | None:
     """Return the hyper-parameters that a detector was published with, as JSON.
 
     They are the defaults of the plugin, and the suite's own values. None where there is no such

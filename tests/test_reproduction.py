@@ -1,0 +1,136 @@
+"""The page of published figures beside ours, made of the records of `mini` that ship."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+from sklearn.metrics import roc_auc_score
+
+from oodbench.files import shipped_results
+from oodbench.published import published
+from oodbench.records import find_records, read_record, write_record
+
+SETS = ("flower", "digits")
+
+
+def _script(name: str) -> Any:
+    """Import a script of `benchmarks`, which is no package."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name while the class is being made.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+reproduction = _script("reproduction")
+
+
+@pytest.fixture
+def mini(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(reproduction, "COMPARED", SETS)
+    return reproduction.stored(shipped_results(), "mini")
+
+
+def test_means_are_those_of_the_scores(mini: Any) -> None:
+    records = mini.of("atom", "linf", "standard")
+    expected = []
+    for name in SETS:
+        known = mini.results.id_scores(records[name])
+        other = mini.results.ood_scores(records[name])
+        truth = np.repeat([0, 1], [len(known), len(other)])
+        expected.append(roc_auc_score(truth, np.concatenate([known, other])))
+    mean = reproduction.means(mini, "linf", "standard")
+    assert mean["atom"] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert len(mean) == 13
+
+
+def test_preset_paper_shows_what_was_published_of_a_detector(mini: Any) -> None:
+    record = mini.of("rowl", "linf", "paper")["digits"]
+    decision = record["extras"]["decision"]
+    assert reproduction.figures(record) == {"fpr95": decision["fpr"], "auroc": decision["auroc"]}
+    ccu = mini.of("ccu", "linf", "paper")["digits"]
+    assert reproduction.figures(ccu)["auroc"] == ccu["extras"]["auroc_published"] != ccu["auroc"]
+    standard = mini.of("ccu", "linf", "standard")["digits"]
+    assert reproduction.figures(standard)["auroc"] == standard["auroc"]
+
+
+def test_agreement_is_kendalls_tau_with_the_published_column(
+    mini: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = published().query("suite == 'cifar10'").assign(suite="mini")
+    monkeypatch.setattr(reproduction, "published", lambda: table)
+    theirs = table.query("perturbation == 'none'").set_index("detector")["auroc"]
+    ours = reproduction.means(mini, "none", "standard")
+    names = [name for name in theirs.index if name in ours]
+    expected = kendalltau([ours[n] for n in names], theirs[names]).statistic
+    everything, without = reproduction.agreement(mini)
+    assert f"{len(names)} detectors" in everything
+    assert f": {expected:.2f}, 95 %" in everything
+    low, _, high = everything.partition("interval ")[2].partition(" (")[0].partition(" to ")
+    assert -1 <= float(low) <= expected <= float(high) <= 1
+    assert f"{len(names) - 2} detectors" in without
+    assert "ccu" not in without
+    assert "rowl" not in without
+
+
+def test_the_order_is_of_all_tiers() -> None:
+    mean = {"atom": 0.9, "acet": 0.8, "msp": 0.1, "oe": 0.2}
+    assert reproduction.order_holds(mean) == "The order holds."
+    assert reproduction.order_holds({**mean, "ntom": 0.85}) == "The order does not hold."
+    assert reproduction.order_holds({**mean, "acet": 0.95}) == "The order does not hold."
+    assert (
+        reproduction.order_holds({"atom": 0.9, "msp": 0.1})
+        == "The order holds, of the tiers measured."
+    )
+    assert "Too few" in reproduction.order_holds({"atom": 0.9, "rowl": 0.95})
+
+
+def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: Path) -> None:
+    source = shipped_results() / "mini"
+    kept = tmp_path / "mini"
+    shutil.copytree(source / "ids", kept / "ids")
+    shutil.copytree(source / "msp" / "0", kept / "msp" / "0")
+    paths = [
+        path
+        for path in find_records(tmp_path)
+        if (record := read_record(path))["perturbation"] == "linf"
+        and record["preset"] == "standard"
+        and record["set"] == "digits"
+    ]
+    assert len(paths) == 1
+    record = read_record(paths[0])
+    del record["digests"]["record"]
+    arrays = np.load(paths[0].with_suffix(".npz"))
+    scores = {"scores": arrays["scores"]}
+
+    def beside(number: int, **changed: object) -> None:
+        write_record(paths[0].with_name(f"digits--other{number}.json"), record | changed, scores)
+
+    beside(1, eps="16/255", n_ood=9000)
+    beside(2, params={"temperature": 2.0}, n_ood=9000)
+    found = reproduction.stored(tmp_path, "mini").of("msp", "linf", "standard")["digits"]
+    assert found["n_ood"] == record["n_ood"]
+    beside(3, n_ood=1000)
+    assert (
+        reproduction.stored(tmp_path, "mini").of("msp", "linf", "standard")["digits"]["n_ood"]
+        == 1000
+    )
+    beside(4, n_ood=1000)
+    with pytest.raises(ValueError, match="two records of msp, linf, standard, digits"):
+        reproduction.stored(tmp_path, "mini")
+
+
+def test_the_page_tells_on_how_many_images_it_stands(mini: Any) -> None:
+    text = reproduction.page(mini, 0)
+    assert "Images: 640 ID images, at most 250 of an OOD set." in text
+    assert "### compositional" in text
+    assert "apart rowl" in text
