@@ -66,8 +66,6 @@ def record_of(
         # Of clean images it is 5 % by construction, whatever the threshold.
         rejected = round(values["fnr"] * len(clean))
         bounds["fnr"] = intervals.proportion_interval(rejected, len(clean))
-    image_set = bench.image_set(cell.subject.taught.suite, cell.image_set)
-    note = image_set.note(bench.settings.data_root)
     told = described_cell(cell, identities)
     told["digests"] |= {
         "weights": bench.weights(cell.subject.taught).digest,
@@ -89,11 +87,31 @@ def record_of(
         "versions": versions() | {"plugins": _plugin_versions(identities.cell(cell))},
         **_effort(evidence),
         "notes": [
-            *dict.fromkeys(text for text in (note, *cell.notes) if text),
+            *filter(None, dict.fromkeys([*_notes_on_images(cell, bench), *cell.notes])),
             *metrics.notes(id_scores, ood_scores),
         ],
         "extras": _extras(cell, evidence),
     }
+
+
+def _notes_on_images(cell: Cell, bench: Workbench) -> list[str]:
+    """Return what is to be said of the OOD set, the ID set and the pool that was taught with.
+
+    What is the same of all, as of sets cut out of the same pictures, is said once.
+    """
+    taught = cell.subject.taught
+    id_set = bench.suite(taught.suite).id_set
+    first, known = (
+        bench.image_set(taught.suite, name).note(bench.settings.data_root)
+        for name in (cell.image_set, id_set)
+    )
+    # The card speaks of the pool that was there when the weights were taught.
+    pool = bench.weights(taught).card["facts"].get("pool", {})
+    others = {f"in-distribution set {id_set}": known}
+    if pool:
+        others[f"outlier pool {pool['name']}"] = pool["note"]
+    said = [f"{what}: {note}" for what, note in others.items() if note and note != first]
+    return [first, *said] if first else said
 
 
 def _attack(cell: Cell, evidence: Evidence) -> dict[str, Any] | None:

@@ -73,19 +73,36 @@ class TensorStore:
         card_path = path.with_suffix(".json")
         if not (path.exists() and card_path.exists()):
             return None
+        card = read_card(card_path)
         try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
             tensors = load_file(path)
-            whole = card["digest"] == tensors_digest(tensors)
-            ours = card["identity"] == json.loads(json.dumps(identity))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise DamagedFileError(
-                f"{path} cannot be read ({type(error).__name__}); delete it, or use --retrain"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+        whole = card["digest"] == tensors_digest(tensors)
+        ours = card["identity"] == json.loads(json.dumps(identity))
         if not whole or not ours:
             reason = "was changed after it was written" if ours else "belongs to something else"
             raise DamagedFileError(f"{path} {reason}; delete it, or use --retrain")
         return Stored(tensors, card, path)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of stored tensors: ``identity``, ``digest``, ``facts``.
+
+    Raises:
+        DamagedFileError: If the file is none.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return {name: card[name] for name in ("identity", "digest", "facts")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} cannot be read ({type(error).__name__}); delete it, or use --retrain"
+    )
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """What a process has open: suites, images, networks, fitted statistics, each once."""
 
 import ctypes
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from oodbench.foreign import network_class
 from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
-from oodbench.imported import UserSet, is_imported, user_suite
+from oodbench.imported import ImportedSet, UserSet, is_imported, user_suite
 from oodbench.model import Backbone, Model
 from oodbench.network import Network
 from oodbench.plugins import PluginSpec, described, origin
@@ -29,7 +30,7 @@ from oodbench.progress import Progress
 from oodbench.recipe import Recipe
 from oodbench.registry import entries, load
 from oodbench.schedule import Schedule
-from oodbench.store import Stored, TensorStore
+from oodbench.store import Stored, TensorStore, read_card
 from oodbench.subject import Subject
 from oodbench.threat import to_float
 from oodbench.trainer import TrainingRequest, build, train
@@ -230,11 +231,35 @@ class Workbench:
         return any(stage.outliers_per_image for stage in stages)
 
     def weights_identity(self, taught: Taught) -> dict[str, Any]:
-        """Return what determines the weights of a training."""
+        """Return what determines the weights of a training.
+
+        Of a pool that is not there, the one that stored weights were taught with is taken.
+
+        Raises:
+            RequestError: If images are not there that no stored weights can do without.
+        """
+        identity = self._identity_without_pool(taught)
+        if self.needs_pool(taught):
+            pool = self._pool_of_stored(taught)
+            if pool is None:
+                suite = self.suite(taught.suite)
+                pool = self.images(taught.suite, suite.pool, "train").digest
+            identity["digests"]["pool"] = pool
+        return identity
+
+    def lacks_pool(self, taught: Taught) -> bool:
+        """Whether a training needs an outlier pool that is not there, nor are its weights."""
+        if not (self.needs_pool(taught) and self._pool_is_missing(taught)):
+            return False
+        try:
+            return self._pool_of_stored(taught) is None
+        except RequestError:
+            # Without the training images no weights can be told to be of them.
+            return True
+
+    def _identity_without_pool(self, taught: Taught) -> dict[str, Any]:
         suite = self.suite(taught.suite)
         digests = {"train": self.images(taught.suite, suite.id_set, "train").digest}
-        if self.needs_pool(taught):
-            digests["pool"] = self.images(taught.suite, suite.pool, "train").digest
         given = self.given(taught)
         if given is not None:
             digests["weights"] = given.stored.digest
@@ -245,6 +270,27 @@ class Workbench:
             "digests": digests,
             "start": None if start is None else digest(self.weights_identity(start)),
         }
+
+    def _pool_is_missing(self, taught: Taught) -> bool:
+        pool = self.image_set(taught.suite, self.suite(taught.suite).pool)
+        return isinstance(pool, ImportedSet) and pool.lacking("train", self.settings.data_root)
+
+    def _pool_of_stored(self, taught: Taught) -> str | None:
+        """Return the digest of the pool that stored weights were taught with, if it is not here.
+
+        What was taught with a pool is of use to those who have not got it.
+        """
+        if self.settings.retrain or not self._pool_is_missing(taught):
+            return None
+        wanted = self._identity_without_pool(taught)
+        *folders, stem = self._weights_stem(taught)
+        for store in (self._store, TensorStore(shipped_results())):
+            for path in sorted(store.root.joinpath(*folders).glob(f"{stem}--*.json")):
+                identity = read_card(path)["identity"]
+                pool = identity["digests"].pop("pool", None)
+                if pool is not None and identity == json.loads(json.dumps(wanted)):
+                    return str(pool)
+        return None
 
     def training_question(self, taught: Taught) -> dict[str, Any]:
         """Return the part of an identity that says how a network is taught, as far as is known."""
@@ -266,14 +312,15 @@ class Workbench:
         }
 
     def _weights_path(self, store: TensorStore, taught: Taught) -> Path:
-        return store.path(
-            (
-                Path(taught.suite).stem,
-                "weights",
-                type(taught.recipe).__name__.lower(),
-                f"{Path(taught.network).stem}-{taught.schedule}-{taught.seed}",
-            ),
-            self.weights_identity(taught),
+        return store.path(self._weights_stem(taught), self.weights_identity(taught))
+
+    @staticmethod
+    def _weights_stem(taught: Taught) -> tuple[str, ...]:
+        return (
+            Path(taught.suite).stem,
+            "weights",
+            type(taught.recipe).__name__.lower(),
+            f"{Path(taught.network).stem}-{taught.schedule}-{taught.seed}",
         )
 
     def stored_weights(self, taught: Taught) -> Stored | None:
@@ -321,9 +368,10 @@ class Workbench:
 
     def _train(self, taught: Taught, path: Path, start: dict[str, Tensor] | None) -> Stored:
         checkpoint = path.with_suffix(".checkpoint")
+        request = self.training_request(taught, start)
         try:
             trained = train(
-                self._request(taught, start),
+                request,
                 self.device,
                 checkpoint,
                 self.progress,
@@ -332,13 +380,25 @@ class Workbench:
         except ValueError as error:
             raise CellError(f"training {self.title(taught)} failed: {error}") from error
         facts = trained.facts | {"versions": versions(), "device": str(self.device)}
+        if request.pool is not None:
+            name = self.suite(taught.suite).pool
+            note = self.image_set(taught.suite, name).note(self.settings.data_root)
+            facts |= {"pool": {"name": name, "note": note}}
         stored = self._store.save(path, trained.kept(), self.weights_identity(taught), facts)
         checkpoint.unlink(missing_ok=True)
         return stored
 
-    def _request(self, taught: Taught, start: dict[str, Tensor] | None) -> TrainingRequest:
+    def training_request(
+        self, taught: Taught, start: dict[str, Tensor] | None = None
+    ) -> TrainingRequest:
+        """Return all that a training needs; ``start`` are the weights that it starts from."""
         suite = self.suite(taught.suite)
-        pool = self.needs_pool(taught)
+        pool = self.images(taught.suite, suite.pool, "train") if self.needs_pool(taught) else None
+        return replace(self._untrained(taught), pool=pool, start=start)
+
+    def _untrained(self, taught: Taught) -> TrainingRequest:
+        """Return what it takes to build the network and modules of a training."""
+        suite = self.suite(taught.suite)
         return TrainingRequest(
             recipe=taught.recipe,
             schedule=self.schedule(taught.suite, taught.schedule),
@@ -346,8 +406,6 @@ class Workbench:
             classes=self.classes(taught.suite),
             seed=taught.seed,
             images=self.images(taught.suite, suite.id_set, "train"),
-            pool=self.images(taught.suite, suite.pool, "train") if pool else None,
-            start=start,
         )
 
     # Models
@@ -357,7 +415,7 @@ class Workbench:
         key = (taught, precision)
         if key not in self._backbones:
             if precision == "judge":
-                trained, _ = build(self._request(taught, None), self.device)
+                trained, _ = build(self._untrained(taught), self.device)
                 trained.load_tensors(self.weights(taught).tensors)
                 self._backbones[key] = Backbone(
                     trained.network, self.classes(taught.suite), trained.modules

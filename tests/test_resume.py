@@ -269,7 +269,7 @@ def test_a_training_stopped_in_any_epoch_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     bench = Workbench(Settings("cpu", 256, tmp_path, tmp_path))
     plan = make_plan(Request(suite=tiny, detectors=(detector,)), bench, tmp_path)
-    request = bench._request(plan.trainings[0], None)
+    request = bench.training_request(plan.trainings[0])
     device = torch.device("cpu")
     expected = train(request, device).tensors()
     checkpoint = tmp_path / "checkpoint"
