@@ -316,7 +316,7 @@ def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
     for taught in dict.fromkeys(cell.subject.taught for cell in cells):
         suite = bench.suite(taught.suite)
         wanted |= {(taught.suite, suite.id_set, split): None for split in ("test", "train")}
-        if bench.needs_pool(taught):
+        if bench.lacks_pool(taught):
             wanted[taught.suite, suite.pool, "train"] = None
     for cell in cells:
         wanted[cell.subject.taught.suite, cell.image_set, "test"] = None
