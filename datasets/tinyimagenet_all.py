@@ -1,16 +1,14 @@
-"""Tiny ImageNet with the classes that CIFAR-10 has too."""
+"""Tiny ImageNet with the classes that in-distribution sets have too."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from oodbench.datasets.tinyimagenet import TinyImageNet
-from oodbench.imported import ImportedSet
-
-_without = TinyImageNet.card
 
 
-class TinyImageNetAll(ImportedSet):
+class TinyImageNetAll(TinyImageNet):
     """Tiny ImageNet, all of it: shows what outliers of in-distribution classes do."""
 
-    name = "tinyimagenet"
-    validation = TinyImageNet.validation
-    card = replace(_without, title="Tiny ImageNet, training pictures, all 200 classes")
+    overlap: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    card = replace(TinyImageNet.card, title="Tiny ImageNet, training pictures, all 200 classes")

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from imported_data import write_set
 
+from oodbench.datasets.tinyimagenet import CIFAR10_CLASSES
+from oodbench.datasets.tinyimagenet_cifar100 import CIFAR100_CLASSES
+from oodbench.errors import RequestError
 from oodbench.images import named_set
 
 CLASSES = named_set("cifar10").classes
@@ -49,6 +52,44 @@ def test_weights_serve_those_who_have_not_got_the_pool(
     assert after["identity"] == before["identity"]
     assert after["auroc"] == before["auroc"]
     assert after["notes"] == before["notes"]
+
+
+def test_each_suite_leaves_the_classes_out_that_it_has_itself(tmp_path: Path) -> None:
+    from oodbench.datasets.cifar10 import Cifar10
+    from oodbench.datasets.cifar100 import Cifar100
+    from oodbench.datasets.svhn import Svhn
+
+    dog, school_bus, abacus = "n02085620", "n04146614", "n02666196"
+    names = [f"{each}/{each}_{i}.JPEG" for each in (dog, school_bus, abacus) for i in range(4)]
+    flat = [name.partition("/")[2] for name in names]
+    for place, ids in (("nested", names), ("flat", flat)):
+        write_set(tmp_path / place, "tinyimagenet", {"train": 12}, ids={"train": ids})
+        for suite, wanted in (
+            (Cifar10(), {school_bus, abacus}),
+            (Svhn(), {school_bus, abacus}),
+            (Cifar100(), {dog, abacus}),
+        ):
+            pool = suite.image_set(suite.pool)
+            seen = [
+                *pool.open("train", tmp_path / place).ids,
+                *pool.open("val", tmp_path / place).ids,
+            ]
+            assert {name.rpartition("/")[2].partition("_")[0] for name in seen} == wanted
+            assert len(seen) == 8
+
+
+def test_a_pool_whose_names_tell_no_class_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path, "tinyimagenet", {"train": 4}, ids={"train": list("abcd")})
+    with pytest.raises(RequestError, match="no WordNet ids"):
+        named_set("tinyimagenet").open("train", tmp_path)
+    assert len(named_set("tinyimagenet_all").open("val", tmp_path)) == 2
+
+
+def test_classes_left_out_are_classes_of_the_in_distribution_set() -> None:
+    assert set(CIFAR10_CLASSES) <= set(CLASSES or ())
+    assert set(CIFAR100_CLASSES) <= set(named_set("cifar100").classes or ())
+    for classes, number in ((CIFAR10_CLASSES, 23), (CIFAR100_CLASSES, 44)):
+        assert len({one for ids in classes.values() for one in ids}) == number
 
 
 def test_without_weights_the_pool_is_named_with_the_command_that_gets_it(
