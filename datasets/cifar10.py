@@ -26,6 +26,7 @@ class _Images(ImportedSet):
     """CIFAR-10; 2,000 of its training images are held out for validation."""
 
     name = "cifar10"
+    form = "CIFAR-10"
     classes = CLASSES
     validation = 2_000
     card = Card(

@@ -116,6 +116,7 @@ class _Images(ImportedSet):
     """CIFAR-100; 2,000 of its training images are held out for validation."""
 
     name = "cifar100"
+    form = "CIFAR-100"
     classes = CLASSES
     validation = 2_000
     card = Card(

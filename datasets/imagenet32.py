@@ -8,6 +8,7 @@ class Imagenet32(ImportedSet):
     """Down-sampled ImageNet: an outlier pool of 1.28 million pictures."""
 
     name = "imagenet32"
+    form = "ImageNet 32×32"
     validation = 10_000
     card = Card(
         title="Downsampled ImageNet 32×32, training pictures",

@@ -19,6 +19,7 @@ class _Images(ImportedSet):
     """SVHN's cropped digits; 2,000 of the training ones are held out for validation."""
 
     name = "svhn"
+    form = "SVHN"
     classes = tuple("0123456789")
     validation = 2_000
     card = Card(

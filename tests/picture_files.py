@@ -65,6 +65,28 @@ def write_cifar(
     return folder
 
 
+def write_digits(folder: Path, counts: Mapping[str, int]) -> Path:
+    """Write the .mat files of SVHN, with so many digits in each split."""
+    from scipy.io import savemat
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in counts.items():
+        images = np.stack([pixels(f"{split}{i}") for i in range(count)], axis=3)
+        digits = np.arange(1, count + 1)[:, None] % 11
+        savemat(folder / f"{split}_32x32.mat", {"X": images, "y": np.maximum(digits, 1)})
+    return folder
+
+
+def write_imagenet32(folder: Path, batches: Mapping[str, int]) -> Path:
+    """Write batches of ImageNet 32×32, with so many pictures each."""
+    folder.mkdir(parents=True)
+    for name, count in batches.items():
+        data = np.stack([pixels(f"{name}{i}").transpose(2, 0, 1).ravel() for i in range(count)])
+        told = {"data": data, "labels": list(range(1, count + 1))}
+        (folder / name).write_bytes(pickle.dumps(told, protocol=2))
+    return folder
+
+
 ZEROS = 64 << 20
 REPEATS = 160
 """So many times `ZEROS` bytes are 10 GiB."""

@@ -21,7 +21,9 @@ from picture_files import (
     pixels,
     tar_bomb,
     write_cifar,
+    write_digits,
     write_folder,
+    write_imagenet32,
     write_tar,
     write_zip,
     zip_bomb,
@@ -396,6 +398,91 @@ def test_cifar_100_batches_are_read(load: Any, root: Path, tmp_path: Path) -> No
     refused(load("cifar10", folder), "these are the files of CIFAR-100, not of cifar10")
     refused(load("textures", folder), "these are the files of CIFAR-100, not of textures")
     assert load("hundred", folder).code == 0
+
+
+def _published_files(folder: Path) -> dict[str, Path]:
+    """Write a little of every published form; return the folder of each, by its set."""
+    from oodbench.datasets.cifar100 import CLASSES as HUNDRED
+
+    cifar100 = {"train": 2, "test": 2}
+    return {
+        "cifar10": write_cifar(
+            folder / "cifar10", {"test_batch": 3}, "batches.meta", "label_names", CLASSES
+        ),
+        "cifar100": write_cifar(folder / "cifar100", cifar100, "meta", "fine_label_names", HUNDRED),
+        "svhn": write_digits(folder / "svhn", {"test": 4}),
+        "imagenet32": write_imagenet32(folder / "imagenet32", {"train_data_batch_1": 2}),
+    }
+
+
+FORMED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"} | {
+    "imagenet32": "ImageNet 32×32"
+}
+
+
+@pytest.mark.parametrize("name", [*FORMED, "textures", "random300k"])
+def test_the_files_of_another_set_are_refused_under_a_known_name(
+    name: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    for other, folder in _published_files(tmp_path / "files").items():
+        result = load(name, folder)
+        if other == name:
+            assert result.code == 0, result.err
+        else:
+            refused(result, f"these are the files of {FORMED[other]}, not of {name}")
+    assert [path.name for path in root.glob("*")] == [name] * (name in FORMED)
+    assert load("mine", tmp_path / "files" / "svhn").code == 0
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+def test_among_several_published_sets_that_of_the_name_is_found(
+    name: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    _published_files(tmp_path / "files")
+    assert load(name, tmp_path / "files").code == 0
+    assert manifest(root, name).splits["test"].images == {"svhn": 4, "cifar100": 2}.get(name, 3)
+
+
+def test_right_checksums_of_another_form_make_nothing_official(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    folder = _published_files(tmp_path / "files")["cifar10"]
+    digests = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    monkeypatch.setitem(vars(CIFAR10), "checksums", digests)
+    assert load("cifar10", folder).code == 0
+    assert manifest(root, "cifar10").official
+    # Even if the files were not refused.
+    monkeypatch.setattr("oodbench.data.understanding._published", lambda *given: given[2][0])
+    assert load("svhn", folder).code == 0
+    assert not manifest(root, "svhn").official
+
+
+def test_published_splits_that_a_set_does_not_use_are_left_out(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    batches = {"train_data_batch_1": 4, "train_data_batch_10": 3, "val_data": 2}
+    result = load("imagenet32", write_imagenet32(tmp_path / "both", batches))
+    assert result.code == 0
+    assert "imagenet32 does not use val: left out" in result.err
+    told = manifest(root, "imagenet32")
+    assert {split: one.images for split, one in told.splits.items()} == {"train": 7}
+    assert told.classes is None
+    only_val = write_imagenet32(tmp_path / "val", {"val_data": 2})
+    refused(load("imagenet32", only_val), "the splits val are there; imagenet32 has train")
+    assert load("mine", tmp_path / "both").code == 0
+    assert list(manifest(root, "mine").splits) == ["train", "val"]
+
+
+def test_files_that_a_mac_puts_beside_the_published_ones_are_passed_over(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    digits = write_digits(tmp_path / "svhn", {"train": 3, "test": 4})
+    files = {f"svhn/{path.name}": path.read_bytes() for path in digits.iterdir()}
+    files |= {f"__MACOSX/svhn/._{path.name}": b"\0\5\x16\7" for path in digits.iterdir()}
+    assert load("svhn", write_zip(tmp_path / "svhn.zip", files)).code == 0
+    assert sum(one.images for one in manifest(root, "svhn").splits.values()) == 7
 
 
 def test_the_checksums_of_cifar_are_those_of_torchvision() -> None:

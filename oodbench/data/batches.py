@@ -3,14 +3,14 @@
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from oodbench.data.pictures import fitted_array
-from oodbench.data.readers import Item, Reader
+from oodbench.data.readers import Item, Published
 from oodbench.data.sources import Entry, Source, refuse_if_large, shown
 from oodbench.errors import RequestError
 
@@ -27,7 +27,6 @@ class BatchForm:
         checksums: Published md5 of each file.
         readme: Further files that belong to it.
         folder: Name of its folder.
-        classes: Number of classes; 0 where labels are not read.
     """
 
     title: str
@@ -37,7 +36,6 @@ class BatchForm:
     checksums: Mapping[str, str]
     readme: tuple[str, ...]
     folder: str
-    classes: int
 
 
 CIFAR10 = BatchForm(
@@ -56,7 +54,6 @@ CIFAR10 = BatchForm(
     },
     readme=("readme.html",),
     folder="cifar-10-batches-py",
-    classes=10,
 )
 CIFAR100 = BatchForm(
     title="CIFAR-100",
@@ -70,7 +67,6 @@ CIFAR100 = BatchForm(
     },
     readme=("file.txt~",),
     folder="cifar-100-python",
-    classes=100,
 )
 IMAGENET32 = BatchForm(
     title="ImageNet 32×32",
@@ -83,12 +79,11 @@ IMAGENET32 = BatchForm(
     checksums={},
     readme=(),
     folder="",
-    classes=0,
 )
 """Its labels follow an order of classes of its own, and are not read."""
 
 
-class Batches(Reader):
+class Batches(Published):
     """The official Python batches of CIFAR-10, CIFAR-100 or ImageNet 32×32."""
 
     side = 32
@@ -96,29 +91,45 @@ class Batches(Reader):
 
     def __init__(self, source: Source, form: BatchForm, files: Mapping[str, Entry]) -> None:
         super().__init__()
-        self.form = form
+        self.form = form.title
+        self._published = form
         self._source = source
         self._files = files
-        self.total = sum(files[name].size // 3073 for name in form.batches if name in files)
+        self.total = self._images()
 
     @classmethod
-    def found(cls, source: Source, entries: Sequence[Entry]) -> "Batches | None":
-        """Return the batches among files, or None."""
+    def found(cls, source: Source, entries: Sequence[Entry]) -> "list[Batches]":
+        """Return the sets of batches among files, each folder of batches one."""
         folders: dict[str, dict[str, Entry]] = {}
         for entry in entries:
             folder, _, name = entry.path.rpartition("/")
             folders.setdefault(folder, {})[name] = entry
-        for files in folders.values():
-            for form in cls._FORMS:
-                # CIFAR-100's files have names that other things have too.
-                asked = form is not CIFAR100 or form.meta[0] in files
-                if asked and not files.keys().isdisjoint(form.batches):
-                    return cls(source, form, files)
-        return None
+        return [
+            cls(source, form, files)
+            for files in folders.values()
+            for form in cls._FORMS
+            # CIFAR-100's files have names that other things have too.
+            if (form is not CIFAR100 or form.meta[0] in files)
+            and not files.keys().isdisjoint(form.batches)
+        ]
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits of its batches."""
+        batches = self._published.batches
+        return {batches[name] for name in self._files if name in batches}
+
+    def leave_out(self, splits: Collection[str]) -> None:
+        """Do not read the batches of some splits."""
+        batches = self._published.batches
+        self._files = {
+            name: entry for name, entry in self._files.items() if batches.get(name) not in splits
+        }
+        self.total = self._images()
 
     def items(self, side: int) -> Iterator[Item]:
         """Read the images, batch by batch."""
-        form = self.form
+        form = self._published
         named = {
             entry.path: name
             for name, entry in self._files.items()
@@ -141,16 +152,22 @@ class Batches(Reader):
                 yield from self._batch(name, path, data, order[name] << 24, side)
         self.checksums_right = bool(form.checksums) and checked == set(form.checksums)
 
+    def _images(self) -> int:
+        """Return how many images its files are large enough for, 3,072 bytes and a label each."""
+        batches = self._published.batches
+        return sum(entry.size // 3073 for name, entry in self._files.items() if name in batches)
+
     def _batch(self, name: str, path: str, data: bytes, first: int, side: int) -> Iterator[Item]:
         batch = _unpickled(data, path)
-        pixels, labels = batch.get("data"), batch.get(self.form.labels)
+        form = self._published
+        pixels, labels = batch.get("data"), batch.get(form.labels)
         if (
             not isinstance(pixels, np.ndarray)
             or (pixels.dtype, pixels.shape[1:]) != (np.uint8, (3072,))
-            or (self.form.labels and (labels is None or len(labels) != len(pixels)))
+            or (form.labels and (labels is None or len(labels) != len(pixels)))
         ):
-            raise RequestError(f"{shown(path)} is no batch of {self.form.title}; get it again")
-        split = self.form.batches[name]
+            raise RequestError(f"{shown(path)} is no batch of {form.title}; get it again")
+        split = form.batches[name]
         for i, image in enumerate(pixels.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
             fitted = fitted_array(image.transpose(1, 2, 0), side)

@@ -1,24 +1,26 @@
 """The official .mat files of Street View House Numbers."""
 
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.pictures import fitted_array
-from oodbench.data.readers import Item, Reader
-from oodbench.data.sources import MEMBER_BYTES, Entry, FileSource, Source, refuse_if_large, shown
+from oodbench.data.readers import Item, Published
+from oodbench.data.sources import MEMBER_BYTES, Entry, Source, refuse_if_large, shown
 from oodbench.errors import RequestError
 
 _FIRST_TEST_DIGITS = 1_000
+_NAMES = ("train_32x32.mat", "test_32x32.mat")
 
 
-class Digits(Reader):
+class Digits(Published):
     """The official .mat files of Street View House Numbers."""
 
+    form = "SVHN"
     preparation = f"the first {_FIRST_TEST_DIGITS:,} test digits of each class"
     classes = tuple("0123456789")
     side = 32
@@ -26,28 +28,35 @@ class Digits(Reader):
     def __init__(self, source: Source, files: Sequence[Entry]) -> None:
         super().__init__()
         self._source = source
-        self._files = files
-        self.files = () if source.files() else [source.path / file.path for file in files]
-        self.total = sum(file.size // 2_470 for file in files)
+        self._take(files)
 
     @classmethod
-    def found(cls, source: Source, entries: Sequence[Entry]) -> "Digits | None":
-        """Return the .mat files among files, or None."""
-        files = [
-            entry
-            for entry in entries
-            if entry.path.endswith(("train_32x32.mat", "test_32x32.mat"))
-            or (isinstance(source, FileSource) and _head(source.file).startswith(b"MATLAB"))
-        ]
-        return cls(source, files) if files else None
+    def found(cls, source: Source, entries: Sequence[Entry]) -> "list[Digits]":
+        """Return the .mat files among files, all of them as one."""
+        files = [entry for entry in entries if PurePosixPath(entry.path).name in _NAMES]
+        return [cls(source, files)] if files else []
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits of its files."""
+        return {_split(file.path) for file in self._files}
+
+    def leave_out(self, splits: Collection[str]) -> None:
+        """Do not read the files of some splits."""
+        self._take([file for file in self._files if _split(file.path) not in splits])
+
+    def _take(self, files: Sequence[Entry]) -> None:
+        self._files = files
+        source = self._source
+        self.files = () if source.files() else [source.path / file.path for file in files]
+        self.total = sum(file.size // 2_470 for file in files)
 
     def items(self, side: int) -> Iterator[Item]:
         """Read the digits; of the test ones the first 1,000 of each class, in their order."""
         for file in self._files:
             refuse_if_large(file, "SVHN")
         for path, data in self._source.read([file.path for file in self._files]):
-            stem = Path(path).stem
-            split = "train" if stem.startswith("train") else "test"
+            stem, split = PurePosixPath(path).stem, _split(path)
             images, labels = _mat(data, path)
             labels = labels % 10  # The digit 0 is called 10.
             chosen = np.arange(len(labels))
@@ -57,6 +66,10 @@ class Digits(Reader):
             for position, i in enumerate(chosen.tolist()):
                 pixels = fitted_array(images[..., i], side)
                 yield Item(split, position, f"{stem}/{i:05}", int(labels[i]), pixels)
+
+
+def _split(path: str) -> str:
+    return "train" if PurePosixPath(path).name.startswith("train") else "test"
 
 
 def _mat(data: bytes, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -79,6 +92,7 @@ def _mat(data: bytes, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels
 
 
-def _head(path: Path) -> bytes:
+def is_mat(path: Path) -> bool:
+    """Whether a file is one of MATLAB, going by its head."""
     with open(path, "rb") as file:
-        return file.read(64)
+        return file.read(64).startswith(b"MATLAB")

@@ -9,7 +9,7 @@ from pathlib import Path
 from oodbench.data.checking import verified
 from oodbench.data.packing import SplitWriter, put_in_place, staged
 from oodbench.data.pictures import guarded
-from oodbench.data.readers import Reader
+from oodbench.data.readers import Published, Reader
 from oodbench.data.sources import Source, file_digest, shown
 from oodbench.data.understanding import understood
 from oodbench.errors import RequestError
@@ -140,7 +140,7 @@ def _packed(
     return Manifest(
         name=name,
         source=source.told(),
-        official=known is not None and _official(known.card, source, reader),
+        official=known is not None and _official(known, source, reader),
         note="",
         preprocessing=_preprocessing(reader, side),
         splits=splits,
@@ -157,12 +157,13 @@ def _preprocessing(reader: Reader, side: int) -> str:
     return "; ".join(filter(None, [reader.preparation, fitting])) or "none"
 
 
-def _official(card: Card, source: Source, reader: Reader) -> bool:
+def _official(known: ImportedSet, source: Source, reader: Reader) -> bool:
     """Whether all that was read is as published, going by checksums."""
     if reader.checksums_right:
-        return True
+        return isinstance(reader, Published) and reader.form == known.form
     files = reader.files or source.files()
-    published = [archive.checksum.partition(":") for archive in card.archives if archive.checksum]
+    archives = known.card.archives
+    published = [archive.checksum.partition(":") for archive in archives if archive.checksum]
     return bool(files) and all(
         any(file_digest(file, kind) == digest.lower() for kind, _, digest in published)
         for file in files

@@ -60,13 +60,14 @@ class Arrangement:
 
 def pictures_among(paths: Sequence[str]) -> list[str]:
     """Return the paths that should be pictures; those without a suffix where none has one."""
-    parts = [
-        path
-        for path in paths
-        if not any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
-    ]
-    named = [path for path in parts if path.lower().endswith(_SUFFIXES)]
-    return named or [path for path in parts if "." not in path.rpartition("/")[2]]
+    seen = [path for path in paths if not is_hidden(path)]
+    named = [path for path in seen if path.lower().endswith(_SUFFIXES)]
+    return named or [path for path in seen if "." not in path.rpartition("/")[2]]
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path is one that systems put beside a user's files, such as ``__MACOSX/._1``."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
 
 
 def arrange(paths: Sequence[str]) -> Arrangement:

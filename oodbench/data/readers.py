@@ -1,7 +1,7 @@
 """What a source holds, image by image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,25 @@ class Reader(ABC):
     @abstractmethod
     def items(self, side: int) -> Iterator[Item]:
         """Read the images, in any order."""
+
+
+class Published(Reader):
+    """A source in a form that only one set is published in.
+
+    Attributes:
+        form: Name of the form, as `ImportedSet.form` has it.
+    """
+
+    form: str
+
+    @property
+    @abstractmethod
+    def splits(self) -> set[str]:
+        """The splits that it holds."""
+
+    @abstractmethod
+    def leave_out(self, splits: Collection[str]) -> None:
+        """Do not read some of its splits."""
 
 
 class Pictures(Reader):

@@ -1,12 +1,12 @@
 """In which form a source holds images, and which split and class each belongs to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from oodbench.data.batches import Batches
-from oodbench.data.digits import Digits
-from oodbench.data.layout import Arrangement, arrange, pictures_among
-from oodbench.data.readers import Array, Pictures, Reader
+from oodbench.data.digits import Digits, is_mat
+from oodbench.data.layout import Arrangement, arrange, is_hidden, pictures_among
+from oodbench.data.readers import Array, Pictures, Published, Reader
 from oodbench.data.sources import FileSource, Source, shown
 from oodbench.errors import RequestError
 from oodbench.imported import ImportedSet
@@ -21,16 +21,16 @@ def understood(name: str, known: ImportedSet | None, source: Source) -> Reader:
     wanted = tuple(known.card.images) if known else ()
     default = wanted[0] if wanted and "test" not in wanted else "test"
     entries = source.entries()
-    digits = Digits.found(source, entries)
-    if digits is not None:
-        _refuse_if_foreign(name, known, 10, "SVHN")
-        return digits
+    published: Sequence[Published]
     if isinstance(source, FileSource):
-        return Array(source, default)
-    batches = Batches.found(source, entries)
-    if batches is not None:
-        _refuse_if_foreign(name, known, batches.form.classes, batches.form.title)
-        return batches
+        if not is_mat(source.file):
+            return Array(source, default)
+        published = [Digits(source, entries)]
+    else:
+        entries = [entry for entry in entries if not is_hidden(entry.path)]
+        published = [*Digits.found(source, entries), *Batches.found(source, entries)]
+    if published:
+        return _published(name, known, published, wanted)
     found = pictures_among([entry.path for entry in entries])
     if not found:
         raise RequestError(
@@ -41,6 +41,46 @@ def understood(name: str, known: ImportedSet | None, source: Source) -> Reader:
     arrangement = replace(arrangement, remarks=[*arrangement.remarks, *remarks])
     sizes = {entry.path: entry.size for entry in entries}
     return Pictures(source, arrangement, sizes, classes, labels)
+
+
+def _published(
+    name: str, known: ImportedSet | None, found: Sequence[Published], wanted: Sequence[str]
+) -> Published:
+    """Return what is in the form of the set, of a set of the user's own the first.
+
+    Raises:
+        RequestError: If all are in forms of other sets, or of no split that the set has.
+    """
+    fitting = [one for one in found if known is None or one.form == known.form]
+    if not fitting:
+        raise RequestError(
+            f"these are the files of {found[0].form}, not of {name}; import them under the name "
+            "that fits"
+        )
+    reader = fitting[0]
+    unused, remarks = _unused(name, reader.splits, wanted)
+    reader.leave_out(unused)
+    reader.remarks = remarks
+    return reader
+
+
+def _unused(
+    name: str, splits: Collection[str], wanted: Sequence[str]
+) -> tuple[set[str], list[str]]:
+    """Return the splits that a known set does not have, and what is to be said of them.
+
+    Raises:
+        RequestError: If it has none of them.
+    """
+    unused = set(splits) - set(wanted) if wanted else set()
+    there = ", ".join(sorted(splits))
+    if unused == set(splits):
+        raise RequestError(
+            f"the splits {there} are there; {name} has {', '.join(wanted)}: import the folder that "
+            "is meant"
+        )
+    left_out = ", ".join(sorted(unused))
+    return unused, [f"{name} does not use {left_out}: left out"] if unused else []
 
 
 def _with_splits(
@@ -55,16 +95,9 @@ def _with_splits(
             remarks.append(f"its split {min(map(str, splits))} is taken for {default}")
         places = [replace(place, split=default) for place in arrangement.places]
         return Arrangement(places, remarks)
-    unused = splits - set(wanted) if wanted else set()
-    if unused == splits:
-        raise RequestError(
-            f"the splits {', '.join(sorted(map(str, splits)))} are there; {name} has "
-            f"{', '.join(wanted)}: import the folder that is meant"
-        )
-    if unused:
-        remarks.append(f"{name} does not use {', '.join(sorted(map(str, unused)))}: left out")
+    unused, told = _unused(name, [split for split in splits if split is not None], wanted)
     places = [place for place in arrangement.places if place.split not in unused]
-    return Arrangement(places, remarks)
+    return Arrangement(places, [*remarks, *told])
 
 
 def _labels(
@@ -86,11 +119,3 @@ def _labels(
     foreign = next(group for group in groups if group not in by_name)
     remark = f"{shown(foreign)} is none of its classes; imported without labels"
     return classes, {}, [remark]
-
-
-def _refuse_if_foreign(name: str, known: ImportedSet | None, classes: int, title: str) -> None:
-    """Refuse published files under the name of a known set with other classes."""
-    if known is not None and len(known.classes or ()) != classes:
-        raise RequestError(
-            f"these are the files of {title}, not of {name}; import them under the name that fits"
-        )
