@@ -1,6 +1,6 @@
 """How long and how fast a network is taught, apart from what it is taught."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from oodbench.fields import at_least
@@ -27,6 +27,8 @@ class Schedule:
         flip: Whether images are mirrored with probability one half.
         crop_padding: Padding in pixels before a random crop; 0 for none.
         pool_views: Augmented views of the outlier pool an epoch.
+        pool_flip: Whether outliers are mirrored; None as images are.
+        pool_padding: Padding of outliers before a random crop; None as of images.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
@@ -51,11 +53,17 @@ class Schedule:
     precision: str = "float32"
     cutout_side: int = field(default=0, metadata=UNNAMED_AT_DEFAULT)
     padding_mode: str = field(default="zeros", metadata=UNNAMED_AT_DEFAULT)
+    pool_flip: bool | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
+    pool_padding: int | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number, not {getattr(self, name)!r}")
+        if self.pool_padding is not None:
+            if not isinstance(self.pool_padding, int):
+                raise ValueError(f"pool_padding must be a whole number, not {self.pool_padding!r}")
+            at_least(self, 0, "pool_padding")
         at_least(self, 1, "epochs", "batch_size", "pool_views")
         at_least(
             self, 0, "crop_padding", "cutout_side", "learning_rate", "momentum", "weight_decay"
@@ -75,6 +83,16 @@ class Schedule:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if not all(0 < share <= 1 for share in self.milestones):
             raise ValueError(f"milestones must be shares in (0, 1], not {self.milestones}")
+
+    @property
+    def of_pool(self) -> "Schedule":
+        """The schedule with outliers augmented as images are in this one."""
+        flip, padding = self.pool_flip, self.pool_padding
+        return replace(
+            self,
+            flip=self.flip if flip is None else flip,
+            crop_padding=self.crop_padding if padding is None else padding,
+        )
 
 
 PAPER = Schedule()

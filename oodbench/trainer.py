@@ -135,7 +135,8 @@ def train(
         title: What the report calls it.
 
     Raises:
-        ValueError: If the recipe needs a pool and there is none, or the loss is not finite.
+        ValueError: If the recipe needs a pool and there is none, the loss is not finite, or the
+            checkpoint was written on another kind of device.
     """
     trained, training = build(request, device)
     if request.start is not None:
@@ -143,6 +144,10 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
+    written_on = resumed.get("device", device.type) if resumed else device.type
+    if written_on != device.type:
+        # A schedule may ask for another precision there, and the identity does not tell the two.
+        raise ValueError(f"{checkpoint} was written on {written_on}; go on there, or delete it")
     if not resumed:
         request.recipe.start(training)
     steps = [loop.steps_of_epoch(stage.schedule) for stage in stages]
@@ -181,6 +186,7 @@ def train(
                         "optimiser": optimiser.state_dict(),
                         "scheduler": scheduler.state_dict(),
                         "facts": training.facts | {"seconds": seconds()},
+                        "device": device.type,
                     }
                     write_atomically(checkpoint, partial(torch.save, state))
     training.facts["seconds"] = seconds()
@@ -298,7 +304,8 @@ class _Loop:
         if not stage.outliers_per_image or self._pool is None:
             return torch.empty(0, dtype=torch.int64)
         rng = torch_generator(training.seed, "epoch/outliers", training.stage, training.epoch)
-        training.pool = Augmented(self._pool, stage.schedule, stage.schedule.pool_views, rng)
+        schedule = stage.schedule.of_pool
+        training.pool = Augmented(self._pool, schedule, schedule.pool_views, rng)
         chosen = self._recipe.start_epoch(training)
         needed = stage.outliers_beside(len(self._images))
         rounds = -(-needed // len(chosen))

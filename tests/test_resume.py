@@ -262,21 +262,30 @@ def test_the_time_left_of_resumed_work_is_reckoned_from_what_was_done_since(
     assert log.getvalue() == "work: 60 %, 160 s left; well\n"
 
 
-@pytest.mark.parametrize("detector", ["msp", "atom"])
-@pytest.mark.parametrize("step", [3, 5])
+TRAINED = ("msp", "oe", "acet", "ccu", "rowl", "sofl", "ntom", "atom", "energy_finetuned")
+"""Detectors of all recipes."""
+
+
+@pytest.mark.parametrize("detector", TRAINED)
+@pytest.mark.parametrize("share", [0.4, 0.9])
 def test_a_training_stopped_in_any_epoch_ends_with_the_same_weights_bit_for_bit(
-    detector: str, step: int, tiny: str, tmp_path: Path
+    detector: str, share: float, tiny: str, tmp_path: Path
 ) -> None:
     bench = Workbench(Settings("cpu", 256, tmp_path, tmp_path))
-    plan = make_plan(Request(suite=tiny, detectors=(detector,)), bench, tmp_path)
-    request = bench.training_request(plan.trainings[0])
+    asked = Request(suite=tiny, detectors=(detector,), schedule="long")
+    taught = make_plan(asked, bench, tmp_path).trainings[0]
+    start = None if taught.start is None else bench.weights(taught.start).tensors
+    request = bench.training_request(taught, start)
     device = torch.device("cpu")
-    expected = train(request, device).tensors()
+    whole = _Stopping(10_000)
+    expected = train(request, device, progress=whole).tensors()
+    steps = 10_000 - whole.left
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        train(request, device, checkpoint, _Stopping(step))  # of two epochs of three
-    resumed = train(request, device, checkpoint, counted := _Stopping(1000)).tensors()
-    assert 1000 - counted.left == 3  # steps of the second epoch
+        train(request, device, checkpoint, _Stopping(int(share * steps)))
+    assert checkpoint.exists()
+    resumed = train(request, device, checkpoint, counted := _Stopping(10_000)).tensors()
+    assert 0 < 10_000 - counted.left < steps
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 

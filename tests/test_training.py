@@ -176,6 +176,7 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
     )
     assert canonical_json(parameters(Schedule())) == before
     assert parameters(Schedule(cutout_side=9)) == parameters(Schedule()) | {"cutout_side": 9}
+    assert parameters(Schedule(pool_padding=0)) == parameters(Schedule()) | {"pool_padding": 0}
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,8 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"milestones": (0.5, 50)},
         {"crop_padding": -1},
         {"cutout_side": -9},
+        {"pool_padding": -1},
+        {"pool_padding": 0.5},
     ],
     ids=str,
 )
@@ -461,6 +464,30 @@ def test_every_image_is_seen_once_an_epoch_with_its_label_and_its_share_of_outli
         orders.append((order, outliers))
     assert orders[0][0] != orders[1][0]
     assert orders[0][1] != orders[1][1]
+
+
+@pytest.mark.parametrize("changed", [{"pool_flip": True}, {"pool_padding": 2}], ids=str)
+def test_outliers_may_be_moved_where_images_are_not(changed: dict[str, Any]) -> None:
+    still = replace(FAST, epochs=1, flip=False, crop_padding=0)
+
+    def seen(schedule: Schedule, what: str) -> list[int]:
+        recipe = Watching(ratio=3)
+        train(request(recipe, schedule), CPU)
+        return sorted(i for entry in recipe.log for i in entry[what])
+
+    moved = replace(still, **changed)
+    assert seen(still, "outliers") == list(range(60))
+    assert seen(moved, "known") == list(range(20))
+    assert seen(moved, "outliers") != list(range(60))
+
+
+def test_digits_stay_as_they_are_and_outliers_do_not() -> None:
+    from oodbench.datasets.svhn import Svhn
+
+    for schedule in Svhn().schedules.values():
+        assert (schedule.flip, schedule.crop_padding) == (False, 0)
+        assert schedule.of_pool.flip
+        assert schedule.of_pool.crop_padding > 0
 
 
 def test_chosen_outliers_go_round_again_where_an_epoch_needs_more() -> None:
@@ -752,6 +779,19 @@ def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
     assert progress.done == progress.total
     train(request(recipe), CPU, checkpoint, progress)  # all is resumed
     assert progress.done == progress.total
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "x.checkpoint"
+    train(request(Plain()), CPU, checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"device": "cuda"}, checkpoint)
+    with pytest.raises(ValueError, match="was written on cuda; go on there, or delete it"):
+        train(request(Plain()), CPU, checkpoint)
+    assert checkpoint.exists()
+    del state["device"]  # as before it was written down
+    torch.save(state, checkpoint)
+    train(request(Plain()), CPU, checkpoint)
 
 
 def test_a_resumed_training_counts_the_seconds_before(tmp_path: Path) -> None:
