@@ -143,6 +143,7 @@ class Cifar100(PublishedSuite):
     """CIFAR-100 against digits, textures and scenes; CIFAR-10 is near and stands in no mean."""
 
     id_set: str = "cifar100"
+    pool: str = "tinyimagenet_cifar100"
     # All as published, but for the directions of CCU's metric: see there.
     published: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {

@@ -11,8 +11,15 @@ from oodbench.schedule import PAPER, Schedule
 
 
 def _as_they_are(schedule: Schedule) -> Schedule:
-    """Return a schedule that leaves digits as they are (Chen et al., 2021, code)."""
-    return replace(schedule, flip=False, crop_padding=0, cutout_side=0)
+    """Return a schedule that leaves digits, not outliers, as they are (Chen et al., 2021, code)."""
+    return replace(
+        schedule,
+        flip=False,
+        crop_padding=0,
+        cutout_side=0,
+        pool_flip=schedule.flip,
+        pool_padding=schedule.crop_padding,
+    )
 
 
 class _Images(ImportedSet):
