@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import tarfile
 import time
 import tracemalloc
@@ -783,14 +784,101 @@ def test_an_import_that_is_killed_leaves_the_old_set_or_nothing(
     assert load("mine", source, "--force").code == 0
 
 
-def test_what_a_killed_process_left_is_swept(load: Any, root: Path, tmp_path: Path) -> None:
-    from oodbench.files import machine
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_replacement_that_fails_between_its_two_moves_leaves_the_old_set(
+    fault: BaseException,
+    there: bool,
+    load: Any,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if there:
+        assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    before = contents(root)
+    source = write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
+    rename, moved = os.rename, []
 
+    def failing(old: Path, new: Path) -> None:
+        if new == root / "mine" and not moved:
+            moved.append(old)
+            raise fault
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("oodbench.data.packing.os.rename", failing)
+        result = load("mine", source, "--force")
+    assert moved
+    assert result.code in (2, 130)
+    assert contents(root) == before
+    assert [path.name for path in root.iterdir()] == (["mine"] if there else [])
+    assert load("mine", source, "--force").code == 0
+
+
+def _ended() -> int:
+    """Return the number of a process that has ended."""
     ended = os.fork()
     if ended == 0:
         os._exit(0)
     os.waitpid(ended, 0)
-    left = root / f".other.{machine()}-{ended}-01234567.tmp"
+    return ended
+
+
+def _killed_between_the_moves(root: Path, load: Any, source: Path) -> None:
+    """Replace the set mine in a process that is killed when the old one is moved away."""
+    process = os.fork()
+    if process == 0:
+        rename = os.rename
+
+        def killed(old: Path, new: Path) -> None:
+            if new == root / "mine":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(old, new)
+
+        os.rename = killed
+        load("mine", source, "--force")
+        os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert not (root / "mine").exists()
+    assert len(list(root.glob(".mine.*/set.json"))) == 2
+
+
+def test_a_set_that_a_killed_import_had_moved_away_is_put_back_by_the_next(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    old = write_folder(tmp_path / "a", {"1.png": encoded(1)})
+    new = write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
+    assert load("mine", old).code == 0
+    before = contents(root)
+    _killed_between_the_moves(root, load, new)
+    assert load("other", new).code == 0
+    assert {name: data for name, data in contents(root).items() if "other" not in name} == before
+    _killed_between_the_moves(root, load, new)
+    refused(load("mine", new), "holds another set of that name")
+    assert load("mine", new, "--force").code == 0
+    assert sorted(path.name for path in root.iterdir()) == ["mine", "other"]
+
+
+def test_what_was_left_of_a_set_in_removal_is_not_put_back(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_folder(tmp_path / "a", {"1.png": encoded(1)})
+    assert load("mine", source).code == 0
+    with monkeypatch.context() as patch:
+        # As if killed when the old one is about to be removed.
+        patch.setattr("oodbench.data.packing.shutil.rmtree", lambda *_, **__: None)
+        other = write_folder(tmp_path / "b", {"1.png": encoded(2)})
+        assert load("mine", other, "--force").code == 0
+    (left,) = root.glob(".mine.*.old")
+    assert sorted(path.name for path in left.iterdir()) == ["test.json", "test.npy"]
+
+
+def test_what_a_killed_process_left_is_swept(load: Any, root: Path, tmp_path: Path) -> None:
+    from oodbench.files import machine
+
+    left = root / f".other.{machine()}-{_ended()}-01234567.tmp"
     running = root / f".other.{machine()}-{os.getppid()}-01234567.tmp"
     for folder in (left, running):
         write_folder(folder, {"test.raw": b"pixels"})

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 from oodbench.data.archives import open_source
 from oodbench.data.fetching import fetch, wrong
 from oodbench.data.importing import Outcome, counted, import_set
+from oodbench.data.packing import recover
 from oodbench.data.sources import FolderSource
 from oodbench.errors import RequestError
 from oodbench.files import writable_folder
@@ -34,6 +35,7 @@ def download_set(
         RequestError: If it cannot be had.
     """
     refuse_if_unavailable(known)
+    recover(root)
     there = _sufficient(known, root)
     if there is not None and not force:
         return there

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oodbench.data.checking import verified
-from oodbench.data.packing import SplitWriter, put_in_place, staged
+from oodbench.data.packing import SplitWriter, put_in_place, recover, staged
 from oodbench.data.pictures import guarded
 from oodbench.data.readers import Published, Reader
 from oodbench.data.sources import Source, file_digest, shown
@@ -69,6 +69,7 @@ def import_set(
     """
     if not 1 <= side <= _LARGEST_SIDE:
         raise RequestError(f"--side {side}: 1 to {_LARGEST_SIDE} pixels")
+    recover(root)
     target = root / name
     there = None if force else _there(target, progress)
     if there is not None and _same_file(there, source.told(), side):

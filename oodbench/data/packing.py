@@ -15,9 +15,11 @@ import numpy as np
 from oodbench.data.readers import Item
 from oodbench.errors import RequestError
 from oodbench.files import is_alive, machine, sync_folder, writable_folder
-from oodbench.imported import PackedImages, Split
+from oodbench.imported import PackedImages, Split, manifest_path
 
 _CHUNK = 1024
+_STAGED = ".tmp"
+_REPLACED = ".old"
 
 
 class SplitWriter:
@@ -86,8 +88,7 @@ def staged(root: Path, name: str) -> Iterator[Path]:
         RequestError: If nothing can be written there, or the disk is full.
     """
     writable_folder(root, "image data")
-    _sweep(root)
-    folder = root / _temporary(name)
+    folder = root / _beside(name, _STAGED)
     folder.mkdir()
     try:
         yield folder
@@ -96,36 +97,67 @@ def staged(root: Path, name: str) -> Iterator[Path]:
             f"cannot write image data to {root}: {error.strerror or error}; choose another folder"
         ) from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder)
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Move a finished folder to ``target``; what is there goes.
+    """Move a finished folder to ``target``; what is there goes when the new one is in place.
 
-    Killed at any moment, the old one is there, the new one, or none.
+    Interrupted, the old one is there or the new one. Killed between the two moves, neither is, and
+    `recover` puts the old one back.
+
+    Raises:
+        OSError: If it cannot be moved; the old one is there then.
     """
     sync_folder(folder)
-    old = target.parent / _temporary(target.name)
-    with suppress(FileNotFoundError):
-        os.rename(target, old)
-    os.rename(folder, target)
+    old = target.parent / _beside(target.name, _REPLACED)
+    try:
+        with suppress(FileNotFoundError):
+            os.rename(target, old)
+        os.rename(folder, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
     sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _discard(old)
 
 
-def _temporary(name: str) -> str:
-    return f".{name}.{machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+def recover(root: Path) -> None:
+    """Put back sets that killed imports of this machine had moved away, and remove what they left.
 
-
-def _sweep(root: Path) -> None:
-    """Remove folders that killed imports of this machine left."""
-    if os.name != "posix":
+    A folder with a manifest is whole; it goes to where it belongs if nothing is there.
+    """
+    if os.name != "posix" or not root.is_dir():
         return
-    form = re.compile(rf"\.[^.]+\.{machine()}-(\d+)-[0-9a-f]{{8}}\.tmp")
-    for left in root.glob(".*.tmp"):
-        process = form.fullmatch(left.name)
-        if process and left.is_dir() and not is_alive(int(process[1])):
-            shutil.rmtree(left, ignore_errors=True)
+    form = re.compile(
+        rf"\.([^.]+)\.{machine()}-(\d+)-[0-9a-f]{{8}}({re.escape(_REPLACED)}|{re.escape(_STAGED)})"
+    )
+    left = [
+        (found[3] != _REPLACED, found[1], path)
+        for path in root.iterdir()
+        if (found := form.fullmatch(path.name)) and path.is_dir() and not is_alive(int(found[2]))
+    ]
+    # What was replaced comes first: it was in use, and what should have replaced it was not.
+    for _, name, path in sorted(left):
+        target = root / name
+        if manifest_path(path).is_file() and not target.exists():
+            with suppress(OSError):
+                os.rename(path, target)
+        else:
+            _discard(path)
+
+
+def _beside(name: str, suffix: str) -> str:
+    """Return a name that no set has, for a folder of this process beside the set ``name``."""
+    return f".{name}.{machine()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder, its manifest first: with one, all must be there."""
+    with suppress(OSError):
+        manifest_path(folder).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(file: object) -> None:
