@@ -72,13 +72,18 @@ class Manifest:
 
 
 def is_imported(root: Path, name: str) -> bool:
-    """Whether a set is there, whole."""
-    return bool(name) and Path(name).name == name and (root / name / _MANIFEST).is_file()
+    """Whether a set is there, whole.
+
+    What imports leave beside the sets when they are killed has a dot before its name, and is none.
+    """
+    named = bool(name) and Path(name).name == name and not name.startswith(".")
+    return named and (root / name / _MANIFEST).is_file()
 
 
 def imported_names(root: Path) -> list[str]:
     """Return the names of all sets that are there."""
-    return sorted(path.parent.name for path in root.glob(f"*/{_MANIFEST}"))
+    there = [path.parent.name for path in root.glob(f"*/{_MANIFEST}")]
+    return sorted(name for name in there if is_imported(root, name))
 
 
 def manifest_path(folder: Path) -> Path:

@@ -35,6 +35,15 @@ def test_what_is_packed_is_what_was_written(tmp_path: Path) -> None:
     assert imported_names(tmp_path) == ["mine"]
 
 
+def test_what_a_killed_import_left_is_no_set(call: Any, tmp_path: Path) -> None:
+    write_set(tmp_path, ".mine.0123abcd-99-01234567.old", {"test": 2})
+    write_set(tmp_path, "other", {"test": 2})
+    assert imported_names(tmp_path) == ["other"]
+    assert not is_imported(tmp_path, ".mine.0123abcd-99-01234567.old")
+    verified = call("data", "verify", "--data-root", tmp_path)
+    assert (verified.code, verified.out) == (0, "other: ok, test 2\n")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/"])
 def test_a_name_that_is_a_path_is_no_set(name: str, tmp_path: Path) -> None:
     write_set(tmp_path / "a", "b", {"test": 2})
