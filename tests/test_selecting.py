@@ -79,7 +79,7 @@ def test_figures_are_those_of_the_scores_and_an_attack_never_helps(
         assert one.accuracy == pytest.approx(float(np.mean(right)))
 
 
-def test_the_attack_is_the_published_one_on_the_outliers(
+def test_the_attack_is_the_published_one_on_the_outliers_and_what_it_finds_is_counted(
     monkeypatch: pytest.MonkeyPatch, tiny: str, shared_store: Path
 ) -> None:
     from oodbench import selecting
@@ -89,16 +89,24 @@ def test_the_attack_is_the_published_one_on_the_outliers(
 
     def watched(subjects: Any, attacks: Any, images: Any, *rest: Any) -> Any:
         verdicts = plain(subjects, attacks, images, *rest)
-        seen.append((attacks[0], images, verdicts[0].images))
+        seen.append((attacks[0], images, verdicts[0].images, subjects[0]))
         return verdicts
 
     monkeypatch.setattr(selecting, "worst_case", watched)
     bench = Places("cpu", store=shared_store).workbench()
-    select(PluginSpec("detectors", "ntom"), tiny, "fast", "conv3", 3, bench)
+    chosen = select(PluginSpec("detectors", "ntom"), tiny, "fast", "conv3", 3, bench)
     assert len(seen) == len(QUANTILES)
-    for attack, images, attacked in seen:
+    held_out = bench.images(tiny, bench.suite(tiny).id_set, "val")
+    clean = torch.from_numpy(held_out.batch(range(len(held_out)))).float() / 255
+    for one, (attack, images, attacked, subject) in zip(chosen.tried, seen, strict=True):
         assert (attack.preset, attack.eps, attack.gradient_steps) == ("paper", 8, 40)
         assert 0 < farthest(attacked, images) <= 8
+        with torch.no_grad():
+            known, found = (
+                subject.detector.score(subject.model, pixels).numpy()
+                for pixels in (clean, attacked.float() / 255)
+            )
+        assert one.fpr95_attacked == metrics.fpr95(known, found)
 
 
 def test_the_choice_is_kept_with_all_it_stands_on(chosen: Selection) -> None:
