@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from oodbench.families import MaxProbability
 from oodbench.fields import at_least, attack_in_training
-from oodbench.recipe import Batch, Recipe, Stage
+from oodbench.recipe import Batch, Recipe, Stage, doubled_batch
 from oodbench.schedule import Schedule
 from oodbench.scores import uniform_cross_entropy
 from oodbench.training import Training
@@ -28,7 +28,7 @@ class AdversarialConfidence(Recipe):
 
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
         """Return one stage of doubled batches, with as many random outliers as images."""
-        return (Stage(replace(schedule, batch_size=2 * schedule.batch_size), 1),)
+        return (Stage(replace(schedule, batch_size=doubled_batch(schedule)), 1),)
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Make the network confident on the second half of the outliers."""

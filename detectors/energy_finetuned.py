@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from oodbench.detector import Detector
 from oodbench.fields import at_least, positive
 from oodbench.model import Model
-from oodbench.recipe import Batch, Plain, Recipe, Stage
+from oodbench.recipe import Batch, Plain, Recipe, Stage, doubled_batch
 from oodbench.schedule import Schedule
 from oodbench.scores import energy
 from oodbench.training import Training
@@ -40,7 +40,7 @@ class EnergyMargins(Recipe):
             schedule,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
-            batch_size=2 * schedule.batch_size,
+            batch_size=doubled_batch(schedule),
             policy="cosine",
             weight_decay=self.weight_decay,
         )

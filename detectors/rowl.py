@@ -11,7 +11,7 @@ from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
 from oodbench.model import Model
 from oodbench.randomness import torch_generator
-from oodbench.recipe import Batch, Recipe, Stage
+from oodbench.recipe import Batch, Recipe, Stage, doubled_batch
 from oodbench.schedule import Schedule
 from oodbench.scores import log_odds_against
 from oodbench.training import Training
@@ -37,9 +37,9 @@ class AdversarialBackground(Recipe):
         return classes + 1
 
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
-        """Return one stage whose batches hold twice the schedule's, background included."""
+        """Return one stage of doubled batches, background included."""
         share = 1 / (1 + self.outliers_per_image)
-        size = round(2 * schedule.batch_size * share)
+        size = round(doubled_batch(schedule) * share)
         return (Stage(replace(schedule, batch_size=size), self.outliers_per_image),)
 
     def start_epoch(self, training: Training) -> Tensor:

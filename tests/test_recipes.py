@@ -213,6 +213,16 @@ def test_acet_takes_doubled_batches_with_as_many_outliers_as_images() -> None:
     assert (stage.schedule.batch_size, stage.outliers_per_image) == (128, 1)
 
 
+@pytest.mark.parametrize(
+    ("own", "doubled"), [(8, 16), (64, 128), (100, 128), (128, 128), (256, 256)]
+)
+def test_a_doubled_batch_is_at_most_the_published_one(own: int, doubled: int) -> None:
+    schedule = replace(PAPER, batch_size=own)
+    for recipe in (AdversarialConfidence(), EnergyMargins(), AdversarialBackground()):
+        (stage,) = recipe.stages(schedule)
+        assert stage.schedule.batch_size == doubled
+
+
 def test_rowl_adds_copies_that_lean_to_another_class() -> None:
     recipe = ROWL(background=1 / 3).recipe
     training = state(recipe)
