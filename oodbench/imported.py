@@ -95,13 +95,13 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a set.
 
     Raises:
-        DamagedFileError: If it is none.
+        DamagedFileError: If it is none, cannot be read or was written by a newer oodbench.
     """
     path = manifest_path(folder)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["schema"] > SCHEMA:
-            raise DamagedFileError(f"{path} was written by a newer oodbench; upgrade it")
+            raise DamagedFileError(f"{path} was written by a newer oodbench; upgrade oodbench")
         splits = {
             name: Split(one["images"], tuple(one["shape"]), one["digest"])
             for name, one in told["splits"].items()
@@ -109,9 +109,11 @@ def read_manifest(folder: Path) -> Manifest:
         classes = None if told["classes"] is None else tuple(told["classes"])
         unreadable = tuple(told["unreadable"])
         return Manifest(**told | {"splits": splits, "classes": classes, "unreadable": unreadable})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedFileError(
-            f"{path} cannot be read ({type(error).__name__}); delete {folder} and import it again"
+            f"{path} is damaged ({type(error).__name__}); import the set again with --force"
         ) from error
 
 

@@ -92,10 +92,23 @@ def test_an_empty_folder_is_listed_too(root: Path, data: Any) -> None:
     assert not root.exists()
 
 
-def test_a_damaged_set_is_listed_as_such(filled: Path, data: Any) -> None:
-    (filled / "mine" / "set.json").write_text("{")
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "set.json").write_text("{"),
+        lambda folder: (folder / "test.npy").unlink(),
+        lambda folder: (folder / "test.json").unlink(),
+        lambda folder: (folder / "test.npy").write_bytes((folder / "test.npy").read_bytes()[:-1]),
+        lambda folder: (folder / "test.npy").write_bytes((folder / "train.npy").read_bytes()),
+    ],
+)
+def test_a_damaged_set_is_listed_as_such(
+    harm: Callable[[Path], None], filled: Path, data: Any
+) -> None:
+    harm(filled / "mine")
     assert "mine (damaged)" in data("list").out
-    assert {row["name"]: row["state"] for row in data("list", "--json").json}["mine"] == "damaged"
+    states = {row["name"]: row["state"] for row in data("list", "--json").json}
+    assert (states["mine"], states["isun"]) == ("damaged", "official")
 
 
 def test_sets_that_are_as_they_were_imported_are_verified(filled: Path, data: Any) -> None:
@@ -128,7 +141,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "its digest is not that of the import",
     ),
-    "the manifest": (lambda folder: (folder / "set.json").write_text("[]"), "set.json cannot be"),
+    "the manifest": (lambda folder: (folder / "set.json").write_text("[]"), "set.json is damaged"),
 }
 
 

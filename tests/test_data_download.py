@@ -171,6 +171,25 @@ def test_a_set_is_downloaded_verified_imported_and_its_archive_deleted(
     assert len(server.asked) == 1
 
 
+def test_a_damaged_set_is_downloaded_again(download: Any, server: Server, root: Path) -> None:
+    assert download().code == 0
+    path = root / "isun" / "test.npy"
+    sound = path.read_bytes()
+    for damage in (bytes(len(sound)), sound[:-1] + bytes([sound[-1] ^ 1])):
+        path.write_bytes(damage)
+        result = download()
+        whole(result, root)
+        assert "it is replaced" in result.err
+        assert path.read_bytes() == sound
+    (root / "isun" / "set.json").write_text("{")
+    asked = len(server.asked)
+    refused = download()
+    assert refused.code == 2
+    assert "set.json is damaged" in refused.err
+    assert len(server.asked) == asked
+    whole(download("--force"), root)
+
+
 def test_archives_are_kept_if_asked_and_used_again(
     download: Any, server: Server, root: Path
 ) -> None:

@@ -729,6 +729,98 @@ def test_further_splits_are_added_without_force(load: Any, root: Path, tmp_path:
     assert "unchanged" in load("mine", tmp_path / "a").out
 
 
+def test_splits_that_come_one_by_one_are_put_together_and_the_note_stays(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    def pictures(split: str, count: int, size: int = 32) -> Path:
+        files = {f"{split}/{i}.png": encoded((split, i), (size, size)) for i in range(count)}
+        return write_folder(tmp_path / f"{split}{count}", files)
+
+    assert load("mine", pictures("train", 3), "--note", "of the first day").code == 0
+    test = write_tar(tmp_path / "t.tar.gz", {f"test/{i}.png": encoded(i, (40, 40)) for i in "ab"})
+    assert load("mine", test).code == 0
+    told = manifest(root, "mine")
+    assert {split: one.images for split, one in told.splits.items()} == {"train": 3, "test": 2}
+    assert all(PackedImages(root / "mine", s).digest == told.splits[s].digest for s in told.splits)
+    assert told.note == "of the first day"
+    assert told.source["train3"] == "folder"
+    assert told.source["t.tar.gz"].startswith("sha256 ")
+    assert told.preprocessing.startswith("shorter side to 32 pixels")
+    before = contents(root)
+    for source in (test, tmp_path / "train3"):
+        assert "already there, unchanged: mine: train 3, test 2" in load("mine", source).out
+        assert contents(root) == before
+    refused(load("mine", pictures("train", 4)), "holds another set", "from train3, t.tar.gz")
+    refused(load("mine", pictures("val", 2), "--side", 48), "holds another set")
+    assert contents(root) == before
+    assert load("mine", pictures("val", 1), "--note", "of both days").code == 0
+    assert list(manifest(root, "mine").splits) == ["train", "val", "test"]
+    assert manifest(root, "mine").note == "of both days"
+    assert [path.name for path in root.iterdir()] == ["mine"]
+
+
+def test_the_automatic_note_follows_what_is_added_and_a_users_own_does_not(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    assert load("svhn", write_digits(tmp_path / "a", {"test": 3})).code == 0
+    assert manifest(root, "svhn").note == "svhn: 3 of 10,000 test images, not the official archive"
+    assert load("svhn", write_digits(tmp_path / "b", {"train": 4})).code == 0
+    assert manifest(root, "svhn").note == (
+        "svhn: 4 of 73,257 train images, 3 of 10,000 test images, not the official archive"
+    )
+    for split, note in (("train", ["--note", "one"]), ("test", [])):
+        folder = write_folder(tmp_path / split, {f"{split}/1.png": encoded(1)})
+        assert load("miniplaces", folder, *note).code == 0
+    stand_in = "MiniPlaces (100 kinds of Places2, 128 pixels) in place of Places365; one"
+    assert manifest(root, "miniplaces").note == stand_in
+
+
+def test_a_set_put_together_is_official_only_if_all_of_it_is(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+    from dataclasses import replace
+
+    from oodbench.data.known import known_set
+
+    svhn = known_set("svhn")
+    assert svhn is not None
+    folder = write_digits(tmp_path / "svhn", {"train": 4, "test": 3})
+    digests = [
+        "md5:" + hashlib.md5((folder / one.file).read_bytes()).hexdigest()
+        for one in svhn.card.archives
+    ]
+
+    def publish(*checksums: str) -> None:
+        archives = tuple(
+            replace(one, checksum=checksum)
+            for one, checksum in zip(svhn.card.archives, checksums, strict=True)
+        )
+        monkeypatch.setattr(type(svhn), "card", replace(svhn.card, archives=archives))
+
+    publish(digests[0], "")
+    assert load("svhn", folder / "test_32x32.mat").code == 0
+    assert manifest(root, "svhn").official
+    assert load("svhn", folder / "train_32x32.mat").code == 0
+    assert not manifest(root, "svhn").official
+    publish(*digests)
+    assert load("svhn", folder).code == 0
+    assert manifest(root, "svhn").official
+    publish("", "")
+    assert "unchanged" in load("svhn", folder / "test_32x32.mat").out
+    assert manifest(root, "svhn").official
+
+
+def test_files_kept_for_torchvision_stay_when_a_split_is_added(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    meta = ("batches.meta", "label_names", CLASSES)
+    for name in ("test_batch", "data_batch_1"):
+        assert load("cifar10", write_cifar(tmp_path / name, {name: 3}, *meta)).code == 0
+    kept = sorted(path.name for path in (root / "cifar10" / "cifar-10-batches-py").iterdir())
+    assert kept == ["batches.meta", "data_batch_1", "test_batch"]
+
+
 def test_a_damaged_set_is_replaced(load: Any, root: Path, tmp_path: Path) -> None:
     source = write_tar(tmp_path / "x.tar.gz", {"1.png": encoded(1)})
     assert load("mine", source).code == 0
@@ -740,6 +832,74 @@ def test_a_damaged_set_is_replaced(load: Any, root: Path, tmp_path: Path) -> Non
         assert result.code == 0
         assert "it is replaced" in result.err
         assert contents(root) == before
+
+
+def _spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_set_is_replaced_by_nothing_else(load: Any, root: Path, tmp_path: Path) -> None:
+    def pictures(name: str, *splits: str) -> Path:
+        files = {f"{split}/{i}.png": encoded((split, i)) for split in splits for i in "ab"}
+        return write_folder(tmp_path / name, files)
+
+    whole = pictures("whole", "train", "test")
+    assert load("mine", whole).code == 0
+    before = contents(root)
+    _spoil(root / "mine" / "test.npy")
+    damaged = contents(root)
+    other = write_folder(tmp_path / "other", {"test/a.png": encoded("other")})
+    refused(load("mine", other), "holds another set of that name", "--force replaces it")
+    refused(load("mine", pictures("train", "train")), "test.npy", "import all its splits")
+    assert contents(root) == damaged
+    # The split that was damaged is enough: the other is sound, and stays.
+    assert load("mine", pictures("test", "test")).code == 0
+    assert {name: data for name, data in contents(root).items() if "set.json" not in name} == {
+        name: data for name, data in before.items() if "set.json" not in name
+    }
+    for split in ("train", "test"):
+        _spoil(root / "mine" / f"{split}.npy")
+    assert load("mine", whole).code == 0
+    assert contents(root) == before
+    _spoil(root / "mine" / "test.npy")
+    assert load("mine", other, "--force").code == 0
+    assert list(manifest(root, "mine").splits) == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema": 2}', "was written by a newer oodbench; upgrade oodbench"),
+        ("[]", "set.json is damaged (TypeError); import the set again with --force"),
+        (None, "set.json cannot be read: Permission denied"),
+    ],
+)
+def test_a_set_whose_manifest_cannot_be_read_is_replaced_only_if_forced(
+    text: str | None,
+    message: str,
+    load: Any,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = write_folder(tmp_path / "a", {"1.png": encoded(1)})
+    assert load("mine", source).code == 0
+    if text is not None:
+        (root / "mine" / "set.json").write_text(text)
+    before = contents(root)
+    with monkeypatch.context() as patch:
+        if text is None:
+
+            def denied(*_: Any, **__: Any) -> str:
+                raise PermissionError(13, "Permission denied")
+
+            patch.setattr(Path, "read_text", denied)
+        refused(load("mine", source), message)
+    assert contents(root) == before
+    assert load("mine", source, "--force").code == 0
+    assert manifest(root, "mine").splits["test"].images == 1
 
 
 def test_a_folder_that_no_import_wrote_is_not_touched(

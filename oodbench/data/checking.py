@@ -6,20 +6,27 @@ from oodbench.errors import DamagedFileError
 from oodbench.imported import Manifest, PackedImages, read_manifest
 
 
-def differences(folder: Path, manifest: Manifest) -> list[str]:
-    """Return what of a set is not as its manifest says, one line each; nothing if all is."""
-    found = []
+def differences(folder: Path, manifest: Manifest, *, pixels: bool = True) -> dict[str, str]:
+    """Return what of a set is not as its manifest says, a line for each split; empty if all is.
+
+    Args:
+        folder: Folder of the set.
+        manifest: Its manifest.
+        pixels: Whether ids, labels and pixels are compared with their digests, which reads all
+            images; otherwise only whether the files are there and have as many images.
+    """
+    found = {}
     for name, split in manifest.splits.items():
         path = folder / f"{name}.npy"
         try:
             images = PackedImages(folder, name)
         except DamagedFileError as error:
-            found.append(f"{path} is not there" if not path.exists() else str(error))
+            found[name] = f"{path} is not there" if not path.exists() else str(error)
             continue
         if len(images) != split.images:
-            found.append(f"{path} has {len(images):,} images, not {split.images:,}")
-        elif images.digest != split.digest:
-            found.append(f"{path} or its .json was changed: its digest is not that of the import")
+            found[name] = f"{path} has {len(images):,} images, not {split.images:,}"
+        elif pixels and images.digest != split.digest:
+            found[name] = f"{path} or its .json was changed: its digest is not that of the import"
     return found
 
 
@@ -29,4 +36,4 @@ def verified(folder: Path) -> tuple[Manifest | None, list[str]]:
         manifest = read_manifest(folder)
     except DamagedFileError as error:
         return None, [str(error)]
-    return manifest, differences(folder, manifest)
+    return manifest, list(differences(folder, manifest).values())

@@ -8,12 +8,13 @@ from filelock import FileLock, Timeout
 from oodbench.data.archives import open_source
 from oodbench.data.fetching import fetch, wrong
 from oodbench.data.importing import Outcome, counted, import_set
+from oodbench.data.merging import Present, present
 from oodbench.data.packing import recover
 from oodbench.data.sources import FolderSource
 from oodbench.errors import RequestError
 from oodbench.files import writable_folder
 from oodbench.images import Archive
-from oodbench.imported import ImportedSet, is_imported, read_manifest
+from oodbench.imported import ImportedSet
 from oodbench.progress import Progress
 
 _FOLDER = ".downloads"
@@ -33,17 +34,17 @@ def download_set(
 
     Raises:
         RequestError: If it cannot be had.
+        DamagedFileError: If the manifest of the set that is there cannot be read.
     """
     refuse_if_unavailable(known)
     recover(root)
-    there = _sufficient(known, root)
-    if there is not None and not force:
-        return there
-    if is_imported(root, known.name) and not force:
-        manifest = read_manifest(root / known.name)
-        if not manifest.official and counted(known.card, manifest):
+    there = None if force else present(root / known.name)
+    if there is not None:
+        if _is_sufficient(known, there):
+            return Outcome(there.manifest, changed=False)
+        if not there.manifest.official and counted(known.card, there.manifest):
             raise RequestError(
-                f"{root / known.name} holds another {known.name} ({manifest.note}); --force "
+                f"{there.folder} holds another {known.name} ({there.manifest.note}); --force "
                 "replaces it"
             )
     folder = writable_folder(root / _FOLDER, "downloads")
@@ -81,15 +82,12 @@ def refuse_if_unavailable(known: ImportedSet) -> None:
         )
 
 
-def _sufficient(known: ImportedSet, root: Path) -> Outcome | None:
-    """Return the set as it is there, if it is complete."""
-    if not is_imported(root, known.name):
-        return None
-    manifest = read_manifest(root / known.name)
+def _is_sufficient(known: ImportedSet, there: Present) -> bool:
+    """Whether a set that is there is sound and complete."""
+    manifest = there.manifest
     complete = set(known.card.images) <= set(manifest.splits)
-    if complete and (manifest.official or not counted(known.card, manifest)):
-        return Outcome(manifest, changed=False)
-    return None
+    whole = complete and (manifest.official or not counted(known.card, manifest))
+    return whole and not there.damage
 
 
 def _fetched(known: ImportedSet, archive: Archive, folder: Path, progress: Progress) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oodbench.data.checking import verified
+from oodbench.data.merging import Present, carry_over, merged, present
 from oodbench.data.packing import SplitWriter, put_in_place, recover, staged
 from oodbench.data.pictures import guarded
 from oodbench.data.readers import Published, Reader
@@ -19,7 +19,6 @@ from oodbench.imported import (
     ImportedSet,
     Manifest,
     Split,
-    is_imported,
     manifest_path,
 )
 from oodbench.progress import Progress
@@ -62,29 +61,39 @@ def import_set(
         progress: Reports how far it is.
         note: What tables that use the set have to say of it, in place of the automatic one.
         side: Height and width of the images.
-        force: Whether another set of that name is replaced.
+        force: Whether another set of that name is replaced, whatever state it is in.
 
     Raises:
-        RequestError: If the source or the name cannot be used; nothing is left of it then.
+        RequestError: If the source or the name cannot be used, or the name is that of another set;
+            nothing is left of it then.
+        DamagedFileError: If the manifest of the set that is there cannot be read.
     """
     if not 1 <= side <= _LARGEST_SIDE:
         raise RequestError(f"--side {side}: 1 to {_LARGEST_SIDE} pixels")
     recover(root)
     target = root / name
-    there = None if force else _there(target, progress)
+    there = None if force else present(target)
     if there is not None and _same_file(there, source.told(), side):
-        return _kept(there, target, note and _note(known, there, note))
+        return _kept(there, note and _note(known, there.manifest, note))
     reader = understood(name, known, source)
     for remark in reader.remarks:
         progress.note(f"{name}: {remark}")
     with staged(root, name) as folder:
         manifest = _packed(name, known, source, reader, side, folder, progress)
-        manifest = replace(manifest, note=_note(known, manifest, note))
         _tell_unreadable(manifest, progress)
-        if there is not None and _within(manifest, there):
-            return _kept(there, target, note and manifest.note)
-        if not force:
-            _refuse_if_other(target, there, manifest)
+        if there is None:
+            manifest = replace(manifest, note=_note(known, manifest, note))
+            if not force:
+                _refuse_if_not_imported(target)
+        else:
+            manifest = merged(there, manifest)
+            own = note or _own_note(known, there.manifest)
+            manifest = replace(manifest, note=_note(known, manifest, own))
+            if _adds_nothing(manifest, there):
+                return _kept(there, note and manifest.note)
+            if there.damage:
+                progress.note(f"{next(iter(there.damage.values()))}; it is replaced")
+            carry_over(there, folder)
         _write(manifest, folder)
         put_in_place(folder, target)
     return Outcome(manifest, changed=True)
@@ -177,6 +186,14 @@ def _note(known: ImportedSet | None, manifest: Manifest, note: str) -> str:
     return "; ".join(filter(None, [card_note, own]))
 
 
+def _own_note(known: ImportedSet | None, manifest: Manifest) -> str:
+    """Return the note that a user gave to a set that is there; empty for the automatic one."""
+    if manifest.note == _note(known, manifest, ""):
+        return ""
+    card_note = known.card.note if known else ""
+    return manifest.note.removeprefix(f"{card_note}; ") if card_note else manifest.note
+
+
 def counted(card: Card, manifest: Manifest) -> str:
     """Return how many images of the complete set there are; empty where all are."""
     parts = []
@@ -192,60 +209,39 @@ def counted(card: Card, manifest: Manifest) -> str:
     )
 
 
-def origin(manifest: Manifest) -> str:
-    """Return the names of the files or the folder that a set came from."""
-    source = manifest.source
-    return source.get("file") or source.get("folder") or ", ".join(source)
+def _same_file(there: Present, told: Mapping[str, str], side: int) -> bool:
+    """Whether a sound set was imported from the same file or files, at the same size."""
+    manifest = there.manifest
+    sizes = {split.shape for split in manifest.splits.values()}
+    same = "folder" not in told and told == manifest.source and sizes == {(3, side, side)}
+    return same and not there.damage
 
 
-def _there(target: Path, progress: Progress) -> Manifest | None:
-    """Return the manifest of the set that is there, or None if there is no sound one."""
-    if not is_imported(target.parent, target.name):
-        return None
-    manifest, wrong = verified(target)
-    if wrong:
-        progress.note(f"{wrong[0]}; it is replaced")
-        return None
-    return manifest
-
-
-def _same_file(there: Manifest, told: Mapping[str, str], side: int) -> bool:
-    sizes = {split.shape for split in there.splits.values()}
-    return "folder" not in told and told == there.source and sizes == {(3, side, side)}
-
-
-def _within(manifest: Manifest, there: Manifest) -> bool:
-    """Whether all of an import is there already."""
-    return (
-        manifest.splits.items() <= there.splits.items()
-        and manifest.classes in (None, there.classes)
-        and there.official >= manifest.official
+def _adds_nothing(manifest: Manifest, there: Present) -> bool:
+    """Whether a set is already there, sound, as it would be after an import."""
+    old = there.manifest
+    return not there.damage and (manifest.splits, manifest.classes, manifest.official) == (
+        old.splits,
+        old.classes,
+        old.official,
     )
 
 
-def _kept(there: Manifest, target: Path, note: str) -> Outcome:
+def _kept(there: Present, note: str) -> Outcome:
     """Leave a set as it is, save for a note that was asked for."""
-    if note and note != there.note:
-        there = replace(there, note=note)
-        _write(there, target)
-    return Outcome(there, changed=False)
+    manifest = there.manifest
+    if note and note != manifest.note:
+        manifest = replace(manifest, note=note)
+        _write(manifest, there.folder)
+    return Outcome(manifest, changed=False)
 
 
-def _refuse_if_other(target: Path, there: Manifest | None, manifest: Manifest) -> None:
-    """Refuse to replace what an import does not only add to."""
-    if there is not None and not there.splits.items() <= manifest.splits.items():
-        raise RequestError(
-            f"{target} holds another set of that name ({_told(there)}); --force replaces it"
-        )
-    if not is_imported(target.parent, target.name) and target.exists() and any(target.iterdir()):
+def _refuse_if_not_imported(target: Path) -> None:
+    """Refuse to replace a folder of something else."""
+    if target.exists() and any(target.iterdir()):
         raise RequestError(
             f"{target} was not written by an import; move it away, or --force replaces it"
         )
-
-
-def _told(manifest: Manifest) -> str:
-    counts = ", ".join(f"{split} {one.images:,}" for split, one in manifest.splits.items())
-    return f"{counts}, from {origin(manifest)}"
 
 
 def _tell_unreadable(manifest: Manifest, progress: Progress) -> None:

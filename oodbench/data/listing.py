@@ -5,8 +5,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from oodbench.data.importing import Outcome, counted, origin
+from oodbench.data.checking import differences
+from oodbench.data.importing import Outcome, counted
 from oodbench.data.known import known_sets
+from oodbench.data.merging import origin
 from oodbench.errors import DamagedFileError
 from oodbench.images import Card
 from oodbench.imported import ImportedSet, Manifest, how_to_get, imported_names, read_manifest
@@ -19,7 +21,8 @@ def rows(root: Path) -> list[dict[str, Any]]:
 
     ``state`` is ``official`` (all of it, checksums verified), ``complete`` (as many images as
     published), ``partial``, ``stand-in`` (in place of another set), ``own``, ``damaged``,
-    ``missing`` or ``withdrawn``.
+    ``missing`` or ``withdrawn``. Files of a set that are missing or have too few images make it
+    ``damaged``; pixels are not read.
     """
     known = known_sets()
     there = set(imported_names(root))
@@ -55,6 +58,9 @@ def _row(root: Path, name: str, known: ImportedSet | None, there: bool) -> dict[
         manifest = read_manifest(folder)
     except DamagedFileError as error:
         return row | {"state": "damaged", "note": str(error)}
+    wrong = differences(folder, manifest, pixels=False)
+    if wrong:
+        return row | {"state": "damaged", "note": "; ".join(wrong.values())}
     return row | {
         "state": _state(known, manifest),
         "splits": row["splits"]
