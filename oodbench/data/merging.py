@@ -64,15 +64,12 @@ def merged(there: Present, new: Manifest) -> Manifest:
     lost = [there.damage[name] for name in kept if name in there.damage]
     if lost:
         raise RequestError(f"{lost[0]}; import all its splits, or --force replaces the set")
+    splits = {**kept, **new.splits}
     sound = old.official and new.splits.keys() <= old.splits.keys()
     result = replace(
         new,
         official=(new.official or sound) and (old.official or not kept),
-        splits={
-            name: (kept | new.splits)[name]
-            for name in ("train", "val", "test")
-            if name in kept or name in new.splits
-        },
+        splits={name: splits[name] for name in ("train", "val", "test") if name in splits},
         classes=new.classes or old.classes,
     )
     if not kept:
