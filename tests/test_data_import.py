@@ -172,18 +172,72 @@ def test_pictures_of_all_sizes_are_resized_as_torchvision_does(
     assert "shorter side to 32 pixels" in manifest(root, "mine").preprocessing
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_all_modes_become_rgb(mode: str, load: Any, root: Path, tmp_path: Path) -> None:
-    grey = Image.fromarray(np.full((32, 32), 128, np.uint8))
-    picture = Image.fromarray(np.full((32, 32), 128 << 8, np.uint16)) if mode == "I;16" else grey
-    picture = picture if mode == "I;16" else picture.convert(mode)
-    path = tmp_path / "x" / ("1.tif" if mode == "CMYK" else "1.png")
-    path.parent.mkdir()
-    picture.save(path)
-    assert load("mine", tmp_path / "x").code == 0
-    level = PackedImages(root / "mine", "test").batch([0])
-    assert level.shape == (1, 3, 32, 32)
-    assert abs(level.astype(int) - 128).mean() < (129 if mode == "1" else 2)
+GREY = pixels("grey")[..., 0]
+LOW = np.random.default_rng(0).integers(0, 256, GREY.shape, dtype=np.uint16)
+DEEP = (GREY.astype(np.uint16) << 8) | LOW
+OPAQUE, CLEAR = np.full_like(GREY, 255), np.zeros_like(GREY)
+RED = np.dstack([OPAQUE, CLEAR, CLEAR])
+KEYED = np.where((GREY > 127)[..., None], RED, pixels("keyed") // 2)
+ON_WHITE = np.where((GREY > 127)[..., None], 255, KEYED).astype(np.uint8)
+
+
+def _saved(form: str, picture: Image.Image | np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+# Of each: the file, and its RGB pixels [32, 32, 3], made here by hand; None if it is refused.
+MODES: dict[str, tuple[bytes, np.ndarray | None]] = {
+    "RGB": (_saved("PNG", pixels("a")), pixels("a")),
+    "1": (_saved("PNG", GREY > 127), np.dstack([(GREY > 127).astype(np.uint8) * 255] * 3)),
+    "L": (_saved("PNG", GREY), np.dstack([GREY] * 3)),
+    "P": (
+        _saved("PNG", Image.fromarray(GREY).convert("P")),
+        np.dstack([GREY] * 3),
+    ),
+    "CMYK": (
+        _saved(
+            "TIFF", Image.merge("CMYK", list(map(Image.fromarray, (CLEAR, GREY, OPAQUE, CLEAR))))
+        ),
+        np.dstack([OPAQUE, 255 - GREY, CLEAR]),
+    ),
+    "opaque RGBA": (_saved("PNG", np.dstack([pixels("a"), OPAQUE])), pixels("a")),
+    "transparent RGBA": (_saved("PNG", np.dstack([RED, CLEAR])), np.full_like(RED, 255)),
+    "transparent LA": (_saved("PNG", np.dstack([GREY, CLEAR])), np.full_like(RED, 255)),
+    "transparent colour": (_saved("PNG", KEYED, transparency=(255, 0, 0)), ON_WHITE),
+    "16-bit PNG": (_saved("PNG", DEEP), np.dstack([GREY] * 3)),
+    "16-bit TIFF": (_saved("TIFF", DEEP), np.dstack([GREY] * 3)),
+    "16-bit PGM": (b"P5 32 32 65535\n" + DEEP.astype(">u2").tobytes(), np.dstack([GREY] * 3)),
+    "int32 TIFF": (_saved("TIFF", DEEP.astype(np.int32) << 8), None),
+    "small int32 TIFF": (_saved("TIFF", GREY.astype(np.int32)), None),
+    "float TIFF": (_saved("TIFF", (GREY / 255).astype(np.float32)), None),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pictures_of_all_modes_become_rgb_as_those_that_are_scored(
+    mode: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    from oodbench.data.named import Picture, read_picture
+
+    data, expected = MODES[mode]
+    folder = write_folder(tmp_path / "x", {"1.png": data, "2.png": encoded("other")})
+    assert load("mine", folder).code == 0
+    images = PackedImages(root / "mine", "test")
+    scored = read_picture(folder / "1.png", 32)
+    if expected is None:
+        assert manifest(root, "mine").unreadable == ("1.png",)
+        assert not isinstance(scored, Picture)
+        assert "whose range is not known" in scored.reason
+    else:
+        (image,) = images.batch([0])
+        assert np.array_equal(image.transpose(1, 2, 0), expected)
+        assert isinstance(scored, Picture)
+        assert np.array_equal(scored.pixels, image)
+        told = {"16": "16 bits to 8", "tr": "transparency over white"}.get(mode[:2], "none")
+        assert manifest(root, "mine").preprocessing == told
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

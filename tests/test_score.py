@@ -12,7 +12,8 @@ from picture_files import pixels
 from PIL import Image
 
 from oodbench import metrics, score_images
-from oodbench.data.named import Picture, Unread, as_image, find_pictures, read_picture
+from oodbench.data.named import Picture, Unread, find_pictures, read_picture
+from oodbench.data.pictures import prepared
 from oodbench.held_out import HeldOut
 from oodbench.scoring import IN, OUT
 
@@ -288,9 +289,9 @@ def test_a_picture_is_fitted_as_torchvision_does_and_it_is_said() -> None:
 
     picture = Image.fromarray(pixels("big", 90, 120))
     reference = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE)])(picture)
-    found = as_image("x", picture, SIDE)
+    found = prepared(picture, SIDE)
     assert np.array_equal(found.pixels.transpose(1, 2, 0), np.asarray(reference))
-    assert found.prepared == (
+    assert found.done == (
         "shorter side resized to 32 pixels (bilinear, antialiased), centre 32×32 cut out,"
         " 75 % of it",
     )
@@ -301,7 +302,7 @@ def test_mini_takes_pictures_as_its_own_patches_were_taken() -> None:
     from oodbench.datasets import mini
 
     patch = mini.picture("coffee")[100:148, 200:248]
-    found = as_image("x", Image.fromarray(patch), mini.SIDE, mini.Mini.resampling)
+    found = prepared(Image.fromarray(patch), mini.SIDE, mini.Mini.resampling)
     assert np.array_equal(found.pixels.transpose(1, 2, 0), mini._resize(patch))
     assert mini.Mini.resampling == "box"
 

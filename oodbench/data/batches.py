@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from oodbench.data.pictures import fitted_array
 from oodbench.data.readers import Item, Published
 from oodbench.data.sources import Entry, Source, refuse_if_large, shown
 from oodbench.errors import RequestError
@@ -170,8 +169,8 @@ class Batches(Published):
         split = form.batches[name]
         for i, image in enumerate(pixels.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
-            fitted = fitted_array(image.transpose(1, 2, 0), side)
-            yield Item(split, first + i, f"{name}/{i:05}", label, fitted)
+            pixels = image.transpose(1, 2, 0)
+            yield Item.of_array(split, first + i, f"{name}/{i:05}", label, pixels, side)
 
 
 class _Unpickler(pickle.Unpickler):

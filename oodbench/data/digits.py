@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oodbench.data.pictures import fitted_array
 from oodbench.data.readers import Item, Published
 from oodbench.data.sources import MEMBER_BYTES, Entry, Source, refuse_if_large, shown
 from oodbench.errors import RequestError
@@ -64,8 +63,8 @@ class Digits(Published):
                 firsts = [np.flatnonzero(labels == k)[:_FIRST_TEST_DIGITS] for k in range(10)]
                 chosen = np.sort(np.concatenate(firsts))
             for position, i in enumerate(chosen.tolist()):
-                pixels = fitted_array(images[..., i], side)
-                yield Item(split, position, f"{stem}/{i:05}", int(labels[i]), pixels)
+                name, label = f"{stem}/{i:05}", int(labels[i])
+                yield Item.of_array(split, position, name, label, images[..., i], side)
 
 
 def _split(path: str) -> str:

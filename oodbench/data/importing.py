@@ -8,7 +8,6 @@ from pathlib import Path
 
 from oodbench.data.merging import Present, carry_over, merged, present
 from oodbench.data.packing import SplitWriter, put_in_place, recover, staged
-from oodbench.data.pictures import guarded
 from oodbench.data.readers import Published, Reader
 from oodbench.data.sources import Source, file_digest, shown
 from oodbench.data.understanding import understood
@@ -112,7 +111,7 @@ def _packed(
     writers: dict[str, SplitWriter] = {}
     unreadable = []
     try:
-        with progress.task(f"importing {name}", reader.total) as task, guarded():
+        with progress.task(f"importing {name}", reader.total) as task:
             for item in reader.items(side):
                 if item.pixels is None:
                     unreadable.append(item.image_id)

@@ -9,12 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.layout import Arrangement, Place
-from oodbench.data.pictures import decoded, fitted_array
+from oodbench.data.pictures import (
+    FROM_16_BITS,
+    OVER_WHITE,
+    UPRIGHT,
+    UnreadableError,
+    decoded,
+    fitted_array,
+)
 from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, shown
 from oodbench.errors import RequestError
 
-UPRIGHT = "turned upright where EXIF says so"
-"""Preparation of pictures of which some were turned."""
+_TOLD = {
+    UPRIGHT: "turned upright where EXIF says so",
+    OVER_WHITE: OVER_WHITE,
+    FROM_16_BITS: FROM_16_BITS,
+}
+"""What a set has to say of what was done to some of its pictures, in this order."""
 
 _CHUNK = 1024
 
@@ -36,6 +47,22 @@ class Item:
     image_id: str
     label: int | None
     pixels: NDArray[np.uint8] | None
+
+    @classmethod
+    def of_array(
+        cls,
+        split: str,
+        position: int,
+        image_id: str,
+        label: int | None,
+        pixels: NDArray[np.uint8],
+        side: int,
+    ) -> "Item":
+        """Return an image of pixels uint8 [H, W, 3], fitted to ``side``."""
+        try:
+            return cls(split, position, image_id, label, fitted_array(pixels, side))
+        except UnreadableError:
+            return cls(split, position, image_id, label, None)
 
 
 class Reader(ABC):
@@ -131,13 +158,18 @@ class Pictures(Reader):
             else:
                 yield self._item(place, position, None)
         self.side = side
+        done: set[str] = set()
         for path, data in self._source.read(slots):
-            picture = decoded(data, side)
-            if not picture.had_size:
+            try:
+                picture = decoded(data, side)
+            except UnreadableError:
+                yield self._item(*slots[path], None)
+                continue
+            if picture.size != (side, side):
                 self.side = 0
-            if picture.turned:
-                self.preparation = UPRIGHT
+            done.update(picture.done)
             yield self._item(*slots[path], picture.pixels)
+        self.preparation = "; ".join(told for one, told in _TOLD.items() if one in done)
 
     def _item(self, place: Place, position: int, pixels: NDArray[np.uint8] | None) -> Item:
         assert place.split is not None
@@ -169,7 +201,7 @@ class Array(Reader):
             # Mapped anew, or what was read would count as memory of this process.
             pixels = self._mapped()[start : start + _CHUNK]
             for i, image in enumerate(pixels, start):
-                yield Item(self._split, i, f"{i:0{width}}", None, fitted_array(image, side))
+                yield Item.of_array(self._split, i, f"{i:0{width}}", None, image, side)
 
     def _mapped(self) -> NDArray[np.uint8]:
         try:
