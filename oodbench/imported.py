@@ -6,6 +6,7 @@ A set called NAME lies in ``<data root>/NAME/``: ``set.json`` (a `Manifest`), an
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.errors import DamagedFileError, RequestError
+from oodbench.files import data_root
 from oodbench.images import Card, Images, ImageSet, Part, Suite
 from oodbench.randomness import generator
 from oodbench.registry import entries, load
@@ -192,14 +194,15 @@ class ImportedSet(ImageSet):
         folder = root / self.name
         if not is_imported(root, self.name):
             raise RequestError(
-                f"the image set {self.name} is not in {root}; get it with: {how_to_get([self])}"
+                f"the image set {self.name} is not in {root}; get it with: "
+                f"{how_to_get([self], root)}"
             )
         source, held_out = self._source(split, root)
         if self.lacking(split, root):
             there = ", ".join(read_manifest(folder).splits)
             raise RequestError(
                 f"the image set {self.name} in {root} has {there}, not {source}; get it with: "
-                f"{how_to_get([self])}"
+                f"{how_to_get([self], root)}"
             )
         images: Images = PackedImages(folder, source)
         positions = np.arange(len(images), dtype=np.int64)
@@ -235,16 +238,22 @@ class ImportedSet(ImageSet):
         return split, False
 
 
-def how_to_get(sets: Sequence[ImportedSet]) -> str:
-    """Return the commands that get some sets, those that can be downloaded in one."""
-    by_download = [one.name for one in sets if one.card.downloadable]
-    commands = [f"oodbench data download {' '.join(by_download)}"] if by_download else []
-    commands += [
-        f"oodbench data import {one.name} --from ARCHIVE_OR_FOLDER"
-        for one in sets
-        if not one.card.downloadable
-    ]
+def how_to_get(sets: Sequence[ImportedSet], root: Path) -> str:
+    """Return the commands that get some sets into ``root``, those to be downloaded in one."""
+    names = " ".join(one.name for one in sets if one.card.downloadable)
+    commands = [f"oodbench data download {names}{_into(root)}"] if names else []
+    commands += [import_command(one.name, root) for one in sets if not one.card.downloadable]
     return "; ".join(commands)
+
+
+def import_command(name: str, root: Path) -> str:
+    """Return the command that imports a set into ``root``."""
+    return f"oodbench data import {name} --from ARCHIVE_OR_FOLDER{_into(root)}"
+
+
+def _into(root: Path) -> str:
+    """Return the option that names a folder of image data; empty for the default one."""
+    return "" if root == data_root() else f" --data-root {shlex.quote(str(root))}"
 
 
 class UserSet(ImportedSet):

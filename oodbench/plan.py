@@ -329,7 +329,7 @@ def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
     if lacking:
         raise RequestError(
             f"not in {root}: {', '.join(lacking)}; get {'it' if len(lacking) == 1 else 'them'}"
-            f" with: {how_to_get(list(lacking.values()))}"
+            f" with: {how_to_get(list(lacking.values()), root)}"
         )
 
 

@@ -51,7 +51,7 @@ def filled(example: Path, root: Path) -> Path:
 def test_the_list_has_all_that_is_there_and_how_to_get_the_rest(filled: Path, data: Any) -> None:
     result = data("list")
     assert (result.code, result.err) == (0, "")
-    assert max(map(len, result.out.splitlines())) <= max(80, len(f"in {filled}"))
+    assert all(len(line) <= 80 or str(filled) in line for line in result.out.splitlines())
     there, absent = result.out.split("\nnot there:\n")
     heads = [line for line in there.splitlines() if line and not line.startswith((" ", "in "))]
     assert [" ".join(head.split()) for head in heads] == [
@@ -64,8 +64,10 @@ def test_the_list_has_all_that_is_there_and_how_to_get_the_rest(filled: Path, da
     assert "note: textures: 1 of 5,640 images, not the official archive" in there
     assert "from pictures, 1 unreadable" in there
     assert "note: my own" in there
-    assert "oodbench data download cifar10" in absent
-    assert "oodbench data import imagenet32 --from ARCHIVE_OR_FOLDER" in absent
+    words = " ".join(absent.split())
+    assert f"oodbench data download cifar10 --data-root {filled} " in words
+    into = f"--from ARCHIVE_OR_FOLDER --data-root {filled} "
+    assert f"oodbench data import imagenet32 {into}" in words
     assert "withdrawn: its authors withdrew it" in absent
     assert "isun" not in absent
 
@@ -80,9 +82,18 @@ def test_the_list_in_json_is_the_same(filled: Path, data: Any) -> None:
     assert rows["mine"]["folder"] == str(filled / "mine")
     assert rows["mine"]["bytes"] == sum(p.stat().st_size for p in (filled / "mine").iterdir())
     assert rows["cifar10"]["state"] == "missing"
-    assert rows["cifar10"]["get"] == "oodbench data download cifar10"
+    assert rows["cifar10"]["get"] == f"oodbench data download cifar10 --data-root {filled}"
     assert rows["tinyimages80m"]["state"] == "withdrawn"
     assert "tinyimagenet_all" not in rows
+
+
+def test_commands_do_not_name_the_folder_that_is_the_default(
+    filled: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OODBENCH_DATA", str(filled))
+    for place in ((), ("--data-root", filled)):
+        rows = {row["name"]: row for row in call("data", "list", "--json", *place).json}
+        assert rows["cifar10"]["get"] == "oodbench data download cifar10"
 
 
 def test_an_empty_folder_is_listed_too(root: Path, data: Any) -> None:

@@ -290,7 +290,7 @@ def test_a_wrong_checksum_deletes_what_came(
         root,
         "another md5 than was published",
         f"download it by hand from {server.url}",
-        "oodbench data import isun --from ARCHIVE_OR_FOLDER",
+        f"oodbench data import isun --from ARCHIVE_OR_FOLDER --data-root {root}\n",
     )
 
 
@@ -434,7 +434,7 @@ def test_a_partial_set_of_other_origin_is_not_replaced_unasked(
     [
         ("tinyimages80m", "can be had no more: its authors withdrew it"),
         ("imagenet32", "get Imagenet32_train.zip from https://image-net.org"),
-        ("miniplaces", "oodbench data import miniplaces --from ARCHIVE_OR_FOLDER"),
+        ("miniplaces", "oodbench data import miniplaces --from ARCHIVE_OR_FOLDER --data-root /"),
         ("isnu", "no image set to download is called 'isnu'; did you mean isun"),
         ("mini", "no image set to download is called 'mini'"),
     ],

@@ -1,6 +1,7 @@
 """Image sets as an import leaves them: opened, held out, left out, damaged."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,37 @@ def test_the_pool_leaves_out_the_classes_of_cifar10(tmp_path: Path) -> None:
     assert sum(map(len, everything)) == len(ids)
 
 
-def test_missing_data_are_told_with_the_command_that_gets_them(call: Any, tmp_path: Path) -> None:
+def test_missing_data_are_told_with_the_command_that_gets_them(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ("run", "--suite", "cifar10", "--detector", "msp", "--data-root", tmp_path)
     places = ("--results", tmp_path / "r", "--store", tmp_path / "s")
     result = call(*asked, *places)
     assert result.code == 2
     assert result.err.count("\n") == 1
     assert "oodbench data download cifar10" in result.err
+    assert result.err.endswith(f" --data-root {tmp_path}\n")
     write_set(tmp_path, "cifar10", {"train": 60, "test": 20}, classes=CIFAR10.classes)
     result = call(*asked, *places)
     assert result.code == 2
     assert result.err.count("\n") == 1
     sets = "svhn textures places365 lsun_c lsun_r isun"
-    assert f"oodbench data download {sets}" in result.err
+    assert f"get them with: oodbench data download {sets} --data-root {tmp_path}\n" in result.err
     result = call(*(part if part != "msp" else "oe" for part in asked), *places)
-    assert f"oodbench data download tinyimagenet {sets}" in result.err
+    assert f"oodbench data download tinyimagenet {sets} --data-root" in result.err
+    monkeypatch.setenv("OODBENCH_DATA", str(tmp_path))
+    assert f"get them with: oodbench data download {sets}\n" in call(*asked, *places).err
     assert not (tmp_path / "r").exists()
+
+
+def test_the_command_that_gets_a_set_fills_the_folder_it_was_sought_in(tmp_path: Path) -> None:
+    root = tmp_path / "my data"
+    for name, command in (("cifar10", "download cifar10"), ("miniplaces", "import miniplaces")):
+        with pytest.raises(RequestError) as told:
+            named_set(name).open("test", root)
+        asked = shlex.split(str(told.value).partition("get it with: ")[2])
+        assert " ".join(asked[2:4]) == command
+        assert asked[-2:] == ["--data-root", str(root)]
 
 
 def test_a_set_without_the_split_says_which_it_has(tmp_path: Path) -> None:

@@ -83,10 +83,10 @@ def download(names: tuple[str, ...], keep: bool, force: bool, data_root: str | N
     from oodbench.data.listing import summary
     from oodbench.files import data_root as folder
 
-    for one in known:
-        refuse_if_unavailable(one)
-    kept = "what has come is kept, and the same command goes on from there"
     root = folder(data_root)
+    for one in known:
+        refuse_if_unavailable(one, root)
+    kept = "what has come is kept, and the same command goes on from there"
     with _interruptible(kept), reported() as progress:
         for one in known:
             outcome = download_set(one, root, progress, keep=keep, force=force)

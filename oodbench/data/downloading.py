@@ -14,7 +14,7 @@ from oodbench.data.sources import FolderSource
 from oodbench.errors import RequestError
 from oodbench.files import writable_folder
 from oodbench.images import Archive
-from oodbench.imported import ImportedSet
+from oodbench.imported import ImportedSet, import_command
 from oodbench.progress import Progress
 
 _FOLDER = ".downloads"
@@ -36,7 +36,7 @@ def download_set(
         RequestError: If it cannot be had.
         DamagedFileError: If the manifest of the set that is there cannot be read.
     """
-    refuse_if_unavailable(known)
+    refuse_if_unavailable(known, root)
     recover(root)
     there = None if force else present(root / known.name)
     if there is not None:
@@ -50,7 +50,7 @@ def download_set(
     folder = writable_folder(root / _FOLDER, "downloads")
     archives = known.card.archives
     try:
-        files = [_fetched(known, archive, folder, progress) for archive in archives]
+        files = [_fetched(known, archive, root, progress) for archive in archives]
         try:
             source = open_source(files[0]) if len(files) == 1 else FolderSource(folder, files)
             outcome = import_set(known.name, known, source, root, progress, force=force)
@@ -65,8 +65,8 @@ def download_set(
     return outcome
 
 
-def refuse_if_unavailable(known: ImportedSet) -> None:
-    """Refuse a set that cannot be downloaded, saying how to get it.
+def refuse_if_unavailable(known: ImportedSet, root: Path) -> None:
+    """Refuse a set that cannot be downloaded, saying how to get it into ``root``.
 
     Raises:
         RequestError: If it was withdrawn, or no address is known.
@@ -78,7 +78,7 @@ def refuse_if_unavailable(known: ImportedSet) -> None:
         files = ", ".join(archive.file for archive in card.archives) or "its images"
         raise RequestError(
             f"{known.name} cannot be downloaded by itself; get {files} from {card.source} and use:"
-            f" oodbench data import {known.name} --from ARCHIVE_OR_FOLDER"
+            f" {import_command(known.name, root)}"
         )
 
 
@@ -90,13 +90,10 @@ def _is_sufficient(known: ImportedSet, there: Present) -> bool:
     return whole and not there.damage
 
 
-def _fetched(known: ImportedSet, archive: Archive, folder: Path, progress: Progress) -> Path:
-    """Return an archive that lies in ``folder``, fetched if it is not there."""
-    target = folder / Path(archive.file).name
-    by_hand = (
-        f"download it by hand from {archive.url} and use: oodbench data import {known.name} "
-        "--from ARCHIVE_OR_FOLDER"
-    )
+def _fetched(known: ImportedSet, archive: Archive, root: Path, progress: Progress) -> Path:
+    """Return an archive that lies in ``<root>/.downloads``, fetched if it is not there."""
+    target = root / _FOLDER / Path(archive.file).name
+    by_hand = f"download it by hand from {archive.url} and use: {import_command(known.name, root)}"
     path = target.with_name(f"{target.name}.lock")
     lock = FileLock(path, timeout=0)
     try:

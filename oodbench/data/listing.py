@@ -49,7 +49,7 @@ def _row(root: Path, name: str, known: ImportedSet | None, there: bool) -> dict[
         if card.withdrawn:
             row |= {"state": "withdrawn", "note": card.withdrawn}
         elif known is not None:
-            row["get"] = how_to_get([known])
+            row["get"] = how_to_get([known], root)
         return row
     folder = root / name
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -87,7 +87,7 @@ def _state(known: ImportedSet | None, manifest: Manifest) -> str:
 
 
 def plain(found: Sequence[dict[str, Any]], root: Path) -> str:
-    """Return rows as text of 80 columns."""
+    """Return rows as text of 80 columns, longer only for a word that does not fit."""
     there = [row for row in found if row["folder"]]
     lines = [f"in {root}" if there else f"no image data in {root}"]
     for row in there:
@@ -127,7 +127,15 @@ def _entry(row: dict[str, Any]) -> list[str]:
 
 
 def _hanging(start: str, text: str) -> list[str]:
-    return wrap(text, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
+    return wrap(
+        text,
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        # Paths and options are there to be copied.
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _size(count: int) -> str:
