@@ -1,6 +1,7 @@
 """Sets downloaded from a server on this machine, which misbehaves as it is told."""
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imported_data import write_set
 from picture_files import encoded, pixels, write_tar
 
 from oodbench.data import fetching
@@ -387,6 +389,48 @@ def test_a_damaged_archive_without_a_checksum_is_fetched_again_the_next_time(
     failed(download(), root, "damaged or not complete")
     server.body = good
     assert download().code == 0
+
+
+def test_an_archive_without_a_checksum_is_kept_where_it_is_not_at_fault(
+    download: Any,
+    server: Server,
+    root: Path,
+    published: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published(size=0, checksum="")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("oodbench.data.importing.SplitWriter.add", full)
+        result = download()
+    assert result.code == 2
+    assert "No space left on device" in result.err
+    assert (root / ".downloads" / "iSUN.tar.gz").read_bytes() == server.body
+    (write_set(root, "isun", {"test": len(FILES)}) / "test.npy").unlink()
+    result = download()
+    assert result.code == 2
+    assert "holds another set of that name" in result.err
+    assert download("--force").code == 0
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("lacking", [1, 0])
+def test_room_for_the_images_is_asked_for_before_the_archive_comes(
+    lacking: int, download: Any, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = len(server.body) + 2 * len(FILES) * 3 * 32 * 32
+    usage = type(shutil.disk_usage("/"))(1 << 40, 0, needed - lacking)
+    monkeypatch.setattr("oodbench.data.fetching.shutil.disk_usage", lambda _: usage)
+    result = download()
+    if lacking:
+        assert result.code == 2
+        assert "choose another folder with --data-root" in result.err
+        assert not list(root.glob(".downloads/*.part"))
+    else:
+        whole(result, root)
 
 
 def test_a_set_of_several_files_is_imported_from_all(

@@ -7,13 +7,12 @@ import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from oodbench.data.sources import Entry, FileSource, FolderSource, Source, shown
+from oodbench.data.sources import Entry, FileSource, FolderSource, Source, SourceError, shown
 from oodbench.errors import RequestError
 
 _MOST_BYTES = 64 << 30
@@ -33,14 +32,14 @@ _COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def open_source(path: Path) -> Source:
     """Open a folder, an archive or a file of images, told by its content.
 
     Raises:
-        RequestError: If there is nothing, or nothing that can be imported.
+        SourceError: If it is nothing that can be imported.
+        RequestError: If there is nothing, or the system cannot read it.
     """
     try:
         if path.is_dir():
@@ -59,7 +58,7 @@ def open_source(path: Path) -> Source:
         return TarSource(path)
     if head.startswith((b"\x93NUMPY", b"MATLAB 5.0 MAT-file")):
         return FileSource(path)
-    raise RequestError(
+    raise SourceError(
         f"{path} is no tar, tar.gz or zip archive, no .npy array and no .mat file; or it is "
         "truncated"
         if head
@@ -81,7 +80,7 @@ class ZipSource(Source):
                 if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise _refused(self.name, info.filename, "a link or device")
                 if info.flag_bits & 1:
-                    raise RequestError(f"{self.name} is encrypted; unpack it and import the folder")
+                    raise SourceError(f"{self.name} is encrypted; unpack it and import the folder")
                 guard.declared(info.file_size)
                 if path and not info.is_dir():
                     found.append(Entry(path, info.file_size))
@@ -96,7 +95,8 @@ class ZipSource(Source):
                     continue
                 try:
                     data = archive.read(info)
-                except (*_BROKEN, NotImplementedError, RuntimeError):
+                except Exception:
+                    # The library raises nearly anything, given rubbish.
                     data = b""
                 yield path, data
 
@@ -182,7 +182,7 @@ class _Guard:
 
     def _check(self, size: int) -> None:
         if size > self._most:
-            raise RequestError(
+            raise SourceError(
                 f"{shown(self._name)} would unpack to more than {self._most / (1 << 30):.0f} GiB, "
                 "out of all proportion to its size; if it is trusted, unpack it and import the "
                 "folder"
@@ -213,8 +213,8 @@ def _safe(name: str, archive: str) -> str:
     return "/".join(parts)
 
 
-def _refused(archive: str, name: str, what: str) -> RequestError:
-    return RequestError(
+def _refused(archive: str, name: str, what: str) -> SourceError:
+    return SourceError(
         f"{shown(archive)} is refused: its entry {shown(name)} is {what}; nothing was imported"
     )
 
@@ -249,10 +249,21 @@ def _stream(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Tell what is wrong with an archive, by its name.
+
+    Raises:
+        SourceError: If it is damaged, or of a kind that cannot be read.
+        RequestError: If the system cannot read it.
+    """
     try:
         yield
-    except _BROKEN as error:
-        raise RequestError(
+    except RequestError:
+        raise
+    except Exception as error:
+        # The libraries raise nearly anything, given rubbish.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise SourceError(
             f"{path} is damaged or not complete ({shown(str(error)) or type(error).__name__}); "
             "get it again"
         ) from None

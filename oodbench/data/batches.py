@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from oodbench.data.readers import Item, Published
-from oodbench.data.sources import Entry, Source, refuse_if_large, shown
-from oodbench.errors import RequestError
+from oodbench.data.sources import Entry, Source, SourceError, refuse_if_large, shown
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Batches(Published):
             or (pixels.dtype, pixels.shape[1:]) != (np.uint8, (3072,))
             or (form.labels and (labels is None or len(labels) != len(pixels)))
         ):
-            raise RequestError(f"{shown(path)} is no batch of {form.title}; get it again")
+            raise SourceError(f"{shown(path)} is no batch of {form.title}; get it again")
         split = form.batches[name]
         for i, image in enumerate(pixels.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
@@ -198,7 +197,7 @@ def _unpickled(data: bytes, path: str) -> dict[str, Any]:
         return {str(key): value for key, value in dict(told).items()}
     except Exception as error:
         # A pickle given rubbish raises nearly anything.
-        raise RequestError(
+        raise SourceError(
             f"{shown(path)} cannot be read ({shown(str(error))}); get it again"
         ) from None
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oodbench.data.readers import Item, Published
-from oodbench.data.sources import MEMBER_BYTES, Entry, Source, refuse_if_large, shown
-from oodbench.errors import RequestError
+from oodbench.data.sources import MEMBER_BYTES, Entry, Source, SourceError, refuse_if_large, shown
 
 _FIRST_TEST_DIGITS = 1_000
 _NAMES = ("train_32x32.mat", "test_32x32.mat")
@@ -85,7 +84,7 @@ def _mat(data: bytes, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         if images.dtype != np.uint8 or images.shape != (*images.shape[:2], 3, len(labels)):
             raise ValueError(f"X is {images.dtype} {list(images.shape)}")
     except Exception as error:
-        raise RequestError(
+        raise SourceError(
             f"{shown(path)} is no .mat file of SVHN ({shown(str(error))}); get it again"
         ) from None
     return images, labels

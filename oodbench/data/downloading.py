@@ -10,7 +10,7 @@ from oodbench.data.fetching import fetch, wrong
 from oodbench.data.importing import Outcome, counted, import_set
 from oodbench.data.merging import Present, present
 from oodbench.data.packing import recover
-from oodbench.data.sources import FolderSource
+from oodbench.data.sources import FolderSource, SourceError
 from oodbench.errors import RequestError
 from oodbench.files import writable_folder
 from oodbench.images import Archive
@@ -18,6 +18,7 @@ from oodbench.imported import ImportedSet, import_command
 from oodbench.progress import Progress
 
 _FOLDER = ".downloads"
+_SIDE = 32
 
 
 def download_set(
@@ -50,12 +51,15 @@ def download_set(
     folder = writable_folder(root / _FOLDER, "downloads")
     archives = known.card.archives
     try:
-        files = [_fetched(known, archive, root, progress) for archive in archives]
+        files = [
+            _fetched(known, archive, root, _bytes_after(known, i), progress)
+            for i, archive in enumerate(archives)
+        ]
         try:
             source = open_source(files[0]) if len(files) == 1 else FolderSource(folder, files)
             outcome = import_set(known.name, known, source, root, progress, force=force)
-        except RequestError:
-            # What has no published checksum may be at fault itself, and must be fetched again.
+        except SourceError:
+            # What has no checksum is not known to be right, and must be fetched again.
             _delete([file for file, one in zip(files, archives, strict=True) if not one.checksum])
             raise
         if not keep:
@@ -90,8 +94,24 @@ def _is_sufficient(known: ImportedSet, there: Present) -> bool:
     return whole and not there.damage
 
 
-def _fetched(known: ImportedSet, archive: Archive, root: Path, progress: Progress) -> Path:
-    """Return an archive that lies in ``<root>/.downloads``, fetched if it is not there."""
+def _bytes_after(known: ImportedSet, position: int) -> int:
+    """Return the bytes that a download takes after one of its archives, as far as is known.
+
+    They are those of the archives to come, and twice those of the images: they are written as they
+    come, and again in their order.
+    """
+    card = known.card
+    images = 2 * sum(card.images.values()) * 3 * _SIDE * _SIDE
+    return images + sum(archive.size for archive in card.archives[position + 1 :])
+
+
+def _fetched(
+    known: ImportedSet, archive: Archive, root: Path, reserve: int, progress: Progress
+) -> Path:
+    """Return an archive that lies in ``<root>/.downloads``, fetched if it is not there.
+
+    While it is fetched, room for ``reserve`` more bytes is asked for.
+    """
     target = root / _FOLDER / Path(archive.file).name
     by_hand = f"download it by hand from {archive.url} and use: {import_command(known.name, root)}"
     path = target.with_name(f"{target.name}.lock")
@@ -104,7 +124,7 @@ def _fetched(known: ImportedSet, archive: Archive, root: Path, progress: Progres
         ) from None
     try:
         if not target.exists() or wrong(target, archive):
-            fetch(archive, target, by_hand, progress)
+            fetch(archive, target, by_hand, progress, reserve=reserve)
     finally:
         lock.release()
         path.unlink(missing_ok=True)

@@ -79,7 +79,9 @@ class _Part:
         self._told.unlink(missing_ok=True)
 
 
-def fetch(archive: Archive, target: Path, by_hand: str, progress: Progress) -> None:
+def fetch(
+    archive: Archive, target: Path, by_hand: str, progress: Progress, *, reserve: int = 0
+) -> None:
     """Fetch an archive into the file ``target``.
 
     What has come is in ``<target>.part`` until it is whole and its size and checksum are right.
@@ -89,9 +91,10 @@ def fetch(archive: Archive, target: Path, by_hand: str, progress: Progress) -> N
         target: File to write.
         by_hand: What to do where it cannot be fetched so, for messages.
         progress: Reports how far it is.
+        reserve: Bytes that must be free on the disk beside the archive, for what is made of it.
 
     Raises:
-        RequestError: If it cannot be had, or is not what it should be.
+        RequestError: If it cannot be had, is not what it should be, or there is no room for it.
     """
     url = archive.url
     part = _Part(target.with_name(f"{target.name}.part"))
@@ -101,7 +104,7 @@ def fetch(archive: Archive, target: Path, by_hand: str, progress: Progress) -> N
         while True:
             before = part.size
             try:
-                _continue(session, url, part, archive.size, by_hand, progress)
+                _continue(session, url, part, archive.size, by_hand, progress, reserve)
                 break
             except _Cut as cut:
                 failures = failures + 1 if part.size < before + _CHUNK else 1
@@ -121,6 +124,7 @@ def _continue(
     size: int,
     by_hand: str,
     progress: Progress,
+    reserve: int,
 ) -> None:
     """Fetch what is missing.
 
@@ -162,7 +166,7 @@ def _continue(
             if not validator or validator.startswith("W/"):
                 validator = answer.headers.get("Last-Modified", "")
             part.begin({"url": url, "validator": validator, "whole": whole})
-        _room(part.path.parent, (whole or size) - have)
+        _refuse_without_room(part.path.parent, (whole or size) - have, reserve)
         total = whole or size
         done = have if total else 0
         with progress.task(f"downloading {part.path.stem}", total or 1, done) as task:
@@ -234,12 +238,12 @@ def _is_page(answer: requests.Response, data: bytes) -> bool:
     return kind in ("text/html", "application/xhtml+xml") or start.startswith(_HTML)
 
 
-def _room(folder: Path, needed: int) -> None:
+def _refuse_without_room(folder: Path, to_come: int, reserve: int) -> None:
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    if to_come + reserve > free:
         raise RequestError(
-            f"{folder} has room for {free / 1e9:.1f} GB, and {needed / 1e9:.1f} GB are to come; "
-            "choose another folder with --data-root"
+            f"{folder} has room for {free / 1e9:.1f} GB, and {to_come / 1e9:.1f} GB are to come, "
+            f"with {reserve / 1e9:.1f} GB for their import; choose another folder with --data-root"
         )
 
 

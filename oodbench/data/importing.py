@@ -9,7 +9,7 @@ from pathlib import Path
 from oodbench.data.merging import Present, carry_over, merged, present
 from oodbench.data.packing import SplitWriter, put_in_place, recover, staged
 from oodbench.data.readers import Published, Reader
-from oodbench.data.sources import Source, file_digest, shown
+from oodbench.data.sources import Source, SourceError, file_digest, shown
 from oodbench.data.understanding import understood
 from oodbench.errors import RequestError
 from oodbench.files import write_atomically
@@ -63,8 +63,9 @@ def import_set(
         force: Whether another set of that name is replaced, whatever state it is in.
 
     Raises:
-        RequestError: If the source or the name cannot be used, or the name is that of another set;
+        SourceError: If the source holds no images, or none that can be taken; as of the others,
             nothing is left of it then.
+        RequestError: If the name is that of another set, or nothing can be read or written.
         DamagedFileError: If the manifest of the set that is there cannot be read.
     """
     if not 1 <= side <= _LARGEST_SIDE:
@@ -124,7 +125,7 @@ def _packed(
         for writer in writers.values():
             writer.close()
     if not writers:
-        raise RequestError(
+        raise SourceError(
             f"none of {len(unreadable):,} files of {shown(source.name)} can be read as an image; "
             f"the first is {unreadable[0] if unreadable else 'not there'}"
         )
@@ -137,7 +138,7 @@ def _packed(
     if not any(labelled.values()):
         classes = None
     elif classes is None or not 0 <= largest < len(classes):
-        raise RequestError(f"the labels of {shown(source.name)} do not fit its classes")
+        raise SourceError(f"the labels of {shown(source.name)} do not fit its classes")
     for path, data in reader.kept.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)

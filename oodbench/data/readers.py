@@ -17,7 +17,7 @@ from oodbench.data.pictures import (
     decoded,
     fitted_array,
 )
-from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, shown
+from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, SourceError, shown
 from oodbench.errors import RequestError
 
 _TOLD = {
@@ -187,7 +187,7 @@ class Array(Reader):
         pixels = self._mapped()
         shape = pixels.shape
         if pixels.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise RequestError(
+            raise SourceError(
                 f"{source.file} is {pixels.dtype} {list(shape)}; an array of images must be"
                 " uint8 [N, H, W, 3]"
             )
@@ -206,6 +206,8 @@ class Array(Reader):
     def _mapped(self) -> NDArray[np.uint8]:
         try:
             found: NDArray[np.uint8] = np.load(self._file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise RequestError(f"{self._file} cannot be read ({shown(str(error))})") from None
+        except OSError as error:
+            raise RequestError(f"{self._file} cannot be read: {error.strerror or error}") from None
+        except (ValueError, EOFError) as error:
+            raise SourceError(f"{self._file} cannot be read ({shown(str(error))})") from None
         return found

@@ -16,6 +16,10 @@ MEMBER_BYTES = 256 << 20
 _PUBLISHED_BYTES = 1 << 30
 
 
+class SourceError(RequestError):
+    """What is imported is itself at fault: damaged, unsafe, or not what it should be."""
+
+
 class Entry(NamedTuple):
     """A file of a source: path (POSIX, relative) and size in bytes."""
 
@@ -40,7 +44,8 @@ class Source(ABC):
         """Return the files there are, links and devices refused.
 
         Raises:
-            RequestError: If it is damaged, unsafe or would swell beyond measure.
+            SourceError: If it is damaged, unsafe or would swell beyond measure.
+            RequestError: If the system cannot read it.
         """
 
     @abstractmethod
@@ -137,10 +142,10 @@ def refuse_if_large(file: Entry, title: str) -> None:
     """Refuse what cannot be a file of a published set.
 
     Raises:
-        RequestError: If it is too large.
+        SourceError: If it is too large.
     """
     if file.size > _PUBLISHED_BYTES:
-        raise RequestError(f"{shown(file.path)} is larger than any file of {title}")
+        raise SourceError(f"{shown(file.path)} is larger than any file of {title}")
 
 
 def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[Entry]:

@@ -7,8 +7,7 @@ from oodbench.data.batches import Batches
 from oodbench.data.digits import Digits, is_mat
 from oodbench.data.layout import Arrangement, arrange, is_hidden, pictures_among
 from oodbench.data.readers import Array, Pictures, Published, Reader
-from oodbench.data.sources import FileSource, Source, shown
-from oodbench.errors import RequestError
+from oodbench.data.sources import FileSource, Source, SourceError, shown
 from oodbench.imported import ImportedSet
 
 
@@ -16,7 +15,7 @@ def understood(name: str, known: ImportedSet | None, source: Source) -> Reader:
     """Find out in which form a source holds images.
 
     Raises:
-        RequestError: If it holds none, or those of another set.
+        SourceError: If it holds none, or those of another set.
     """
     wanted = tuple(known.card.images) if known else ()
     default = wanted[0] if wanted and "test" not in wanted else "test"
@@ -33,7 +32,7 @@ def understood(name: str, known: ImportedSet | None, source: Source) -> Reader:
         return _published(name, known, published, wanted)
     found = pictures_among([entry.path for entry in entries])
     if not found:
-        raise RequestError(
+        raise SourceError(
             f"{shown(str(source.path))} holds no pictures, no CIFAR batches and no SVHN files"
         )
     arrangement = _with_splits(name, arrange(found), wanted, default)
@@ -49,11 +48,11 @@ def _published(
     """Return what is in the form of the set, of a set of the user's own the first.
 
     Raises:
-        RequestError: If all are in forms of other sets, or of no split that the set has.
+        SourceError: If all are in forms of other sets, or of no split that the set has.
     """
     fitting = [one for one in found if known is None or one.form == known.form]
     if not fitting:
-        raise RequestError(
+        raise SourceError(
             f"these are the files of {found[0].form}, not of {name}; import them under the name "
             "that fits"
         )
@@ -70,12 +69,12 @@ def _unused(
     """Return the splits that a known set does not have, and what is to be said of them.
 
     Raises:
-        RequestError: If it has none of them.
+        SourceError: If it has none of them.
     """
     unused = set(splits) - set(wanted) if wanted else set()
     there = ", ".join(sorted(splits))
     if unused == set(splits):
-        raise RequestError(
+        raise SourceError(
             f"the splits {there} are there; {name} has {', '.join(wanted)}: import the folder that "
             "is meant"
         )
