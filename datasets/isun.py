@@ -17,7 +17,7 @@ class Isun(ImportedSet):
             Archive(
                 "https://www.dropbox.com/s/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1",
                 "iSUN.tar.gz",
-                # No checksum was published; this is of a copy with the published count.
+                # Its authors published none; github.com/edadaltocg/detectors checks this one.
                 checksum="md5:be77b0f2c26fda898afac5f99645ee70",
                 size=4_085_055,
             ),

@@ -12,9 +12,10 @@ class LsunCStandIn(ImportedSet):
     """Cut-outs of scenes of Places2, where LSUN (crop) is not there."""
 
     name = "lsun_c_standin"
+    resampling = None
     card = replace(
         _miniplaces,
         title="stand-in for LSUN (crop): cut-outs of MiniPlaces training pictures",
         note="not LSUN: cut-outs of MiniPlaces scenes",
-        preprocessing="one 32×32 cut-out of each picture of 128 pixels, not resized",
+        preprocessing="centre 32×32 of each picture of 128 pixels cut out, not resized",
     )

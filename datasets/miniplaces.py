@@ -10,7 +10,7 @@ class MiniPlaces(ImportedSet):
     name = "miniplaces"
     card = Card(
         title="MiniPlaces validation pictures",
-        source="MiniPlaces, MIT course 6.869",
+        source="https://github.com/CSAILVision/miniplaces",
         licence="for research and education, not commercial; the pictures belong to their owners",
         citation="B. Zhou et al., Places: A 10 Million Image Database, TPAMI 2017",
         note="MiniPlaces (100 kinds of Places2, 128 pixels) in place of Places365",

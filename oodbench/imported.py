@@ -172,12 +172,15 @@ class ImportedSet(ImageSet):
         name: Folder under the data root, and name on the command line.
         form: Name of the published form that its files have, as `oodbench.data` reads it; empty
             where it is published as pictures or as an array.
+        resampling: Filter that the import resizes pictures with; None where it cuts out their
+            centre as it is.
         validation: Images held out of ``train`` for ``val`` where the set publishes no such split;
             drawn evenly over it, the same for everybody.
     """
 
     name: str
     form: ClassVar[str] = ""
+    resampling: ClassVar[str | None] = "bilinear"
     validation: ClassVar[int] = 0
 
     def left_out(self, image_id: str) -> bool:

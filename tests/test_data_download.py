@@ -290,7 +290,7 @@ def test_a_wrong_checksum_deletes_what_came(
     failed(
         download(),
         root,
-        "another md5 than was published",
+        "another md5 than is known of it",
         f"download it by hand from {server.url}",
         f"oodbench data import isun --from ARCHIVE_OR_FOLDER --data-root {root}\n",
     )
@@ -300,7 +300,7 @@ def test_a_wrong_length_is_refused_before_it_is_fetched(
     download: Any, server: Server, root: Path, published: Any
 ) -> None:
     published(size=len(server.body) + 7)
-    failed(download(), root, f"has {len(server.body):,} bytes, not {len(server.body) + 7:,}")
+    failed(download(), root, f"has {len(server.body):,} bytes, not the {len(server.body) + 7:,}")
     server.chunked = True
     published(size=len(server.body) - 7)
     failed(download(), root, f"more than the {len(server.body) - 7:,} bytes expected")

@@ -240,6 +240,50 @@ def test_pictures_of_all_modes_become_rgb_as_those_that_are_scored(
         assert manifest(root, "mine").preprocessing == told
 
 
+def test_the_stand_in_for_cut_outs_is_cut_out_and_not_resized(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    files = {"1.png": encoded(1, (128, 128)), "2.png": encoded(2), "3.png": encoded(3, (90, 41))}
+    archive = write_tar(tmp_path / "x.tar.gz", files | {"small.png": encoded(4, (31, 64))})
+    result = load("lsun_c_standin", archive)
+    assert result.code == 0
+    assert "small.png" in result.err
+    first, second, third = PackedImages(root / "lsun_c_standin", "test").batch(range(3))
+    assert np.array_equal(first.transpose(1, 2, 0), pixels(1, 128, 128)[48:80, 48:80])
+    assert np.array_equal(second.transpose(1, 2, 0), pixels(2))
+    assert np.array_equal(third.transpose(1, 2, 0), pixels(3, 90, 41)[29:61, 4:36])
+    assert manifest(root, "lsun_c_standin").preprocessing == "centre 32×32 cut out, not resized"
+    assert "unchanged" in load("lsun_c_standin", archive).out
+    assert load("lsun_r_standin", archive).code == 0
+    assert "shorter side to 32 pixels" in manifest(root, "lsun_r_standin").preprocessing
+    array = np.stack([pixels(i, 40, 40) for i in range(2)])
+    np.save(tmp_path / "a.npy", array)
+    assert load("lsun_c_standin", tmp_path / "a.npy", "--force").code == 0
+    cut = PackedImages(root / "lsun_c_standin", "test").batch(range(2))
+    assert np.array_equal(cut.transpose(0, 2, 3, 1), array[:, 4:36, 4:36])
+
+
+def test_a_stand_in_that_was_resized_is_not_taken_for_one_cut_out(
+    load: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oodbench.datasets.lsun_c_standin import LsunCStandIn
+
+    archive = write_tar(tmp_path / "x.tar.gz", {"1.png": encoded(1, (128, 128))})
+    with monkeypatch.context() as patch:
+        patch.setattr(LsunCStandIn, "resampling", "bilinear")
+        assert load("lsun_c_standin", archive).code == 0
+    refused(load("lsun_c_standin", archive), "holds another set of that name")
+
+
+def test_cards_say_where_the_images_are_and_what_is_known_of_their_archives() -> None:
+    from oodbench.data.known import known_sets
+
+    cards = {name: one.card for name, one in known_sets().items()}
+    for name in ("miniplaces", "lsun_c_standin", "lsun_r_standin"):
+        assert cards[name].source == "https://github.com/CSAILVision/miniplaces"
+    assert all(cards[name].archives[0].checksum for name in ("isun", "lsun_c", "lsun_r"))
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_pictures_are_turned_upright_as_those_that_are_scored(
     orientation: int, load: Any, root: Path, tmp_path: Path

@@ -158,18 +158,18 @@ class Batches(Published):
     def _batch(self, name: str, path: str, data: bytes, first: int, side: int) -> Iterator[Item]:
         batch = _unpickled(data, path)
         form = self._published
-        pixels, labels = batch.get("data"), batch.get(form.labels)
+        images, labels = batch.get("data"), batch.get(form.labels)
         if (
-            not isinstance(pixels, np.ndarray)
-            or (pixels.dtype, pixels.shape[1:]) != (np.uint8, (3072,))
-            or (form.labels and (labels is None or len(labels) != len(pixels)))
+            not isinstance(images, np.ndarray)
+            or (images.dtype, images.shape[1:]) != (np.uint8, (3072,))
+            or (form.labels and (labels is None or len(labels) != len(images)))
         ):
             raise SourceError(f"{shown(path)} is no batch of {form.title}; get it again")
         split = form.batches[name]
-        for i, image in enumerate(pixels.reshape(-1, 3, 32, 32)):
+        for i, image in enumerate(images.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
-            pixels = image.transpose(1, 2, 0)
-            yield Item.of_array(split, first + i, f"{name}/{i:05}", label, pixels, side)
+            image_id, pixels = f"{name}/{i:05}", image.transpose(1, 2, 0)
+            yield Item.of_array(split, first + i, image_id, label, pixels, side, self.resampling)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -63,7 +63,8 @@ class Digits(Published):
                 chosen = np.sort(np.concatenate(firsts))
             for position, i in enumerate(chosen.tolist()):
                 name, label = f"{stem}/{i:05}", int(labels[i])
-                yield Item.of_array(split, position, name, label, images[..., i], side)
+                pixels = images[..., i]
+                yield Item.of_array(split, position, name, label, pixels, side, self.resampling)
 
 
 def _split(path: str) -> str:

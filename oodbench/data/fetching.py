@@ -87,7 +87,7 @@ def fetch(
     What has come is in ``<target>.part`` until it is whole and its size and checksum are right.
 
     Args:
-        archive: Where it is, and what was published of it.
+        archive: Where it is, and what is known of it.
         target: File to write.
         by_hand: What to do where it cannot be fetched so, for messages.
         progress: Reports how far it is.
@@ -159,7 +159,7 @@ def _continue(
         if size and whole and whole != size:
             part.drop()
             raise RequestError(
-                f"{url} has {whole:,} bytes, not {size:,} as published; it was changed: {by_hand}"
+                f"{url} has {whole:,} bytes, not the {size:,} it had; it was changed: {by_hand}"
             )
         if have == 0:
             validator = answer.headers.get("ETag", "")
@@ -248,7 +248,7 @@ def _refuse_without_room(folder: Path, to_come: int, reserve: int) -> None:
 
 
 def _verify(part: _Part, archive: Archive, by_hand: str) -> None:
-    """Compare a file that has come with what was published of it; drop it if it differs."""
+    """Compare a file that has come with what is known of it; drop it if it differs."""
     problem = wrong(part.path, archive)
     if problem:
         part.drop()
@@ -256,13 +256,13 @@ def _verify(part: _Part, archive: Archive, by_hand: str) -> None:
 
 
 def wrong(path: Path, archive: Archive) -> str:
-    """Return what of a file is not as published; empty if all is."""
+    """Return what of a file is not as its size and checksum say; empty if all is."""
     there = path.stat().st_size
     if archive.size and there != archive.size:
         return f"what came has {there:,} bytes, not {archive.size:,}"
     kind, _, digest = archive.checksum.partition(":")
     if digest and file_digest(path, kind) != digest.lower():
-        return f"what came has another {kind} than was published"
+        return f"what came has another {kind} than is known of it"
     return ""
 
 

@@ -73,9 +73,11 @@ def import_set(
     recover(root)
     target = root / name
     there = None if force else present(target)
-    if there is not None and _same_file(there, source.told(), side):
+    resampling = known.resampling if known else "bilinear"
+    if there is not None and _same_file(there, source.told(), resampling, side):
         return _kept(there, note and _note(known, there.manifest, note))
     reader = understood(name, known, source)
+    reader.resampling = resampling
     for remark in reader.remarks:
         progress.note(f"{name}: {remark}")
     with staged(root, name) as folder:
@@ -161,10 +163,15 @@ def _packed(
 
 
 def _preprocessing(reader: Reader, side: int) -> str:
-    fitting = ""
-    if reader.side != side:
-        fitting = f"shorter side to {side} pixels (bilinear, antialiased), centre {side}×{side}"
+    fitting = _fitting(reader.resampling, side) if reader.side != side else ""
     return "; ".join(filter(None, [reader.preparation, fitting])) or "none"
+
+
+def _fitting(resampling: str | None, side: int) -> str:
+    """Return how images are made of one size."""
+    if resampling is None:
+        return f"centre {side}×{side} cut out, not resized"
+    return f"shorter side to {side} pixels ({resampling}, antialiased), centre {side}×{side}"
 
 
 def _official(known: ImportedSet, source: Source, reader: Reader) -> bool:
@@ -209,12 +216,13 @@ def counted(card: Card, manifest: Manifest) -> str:
     )
 
 
-def _same_file(there: Present, told: Mapping[str, str], side: int) -> bool:
-    """Whether a sound set was imported from the same file or files, at the same size."""
+def _same_file(there: Present, told: Mapping[str, str], resampling: str | None, side: int) -> bool:
+    """Whether a sound set was imported from the same file or files, at the same size and so."""
     manifest = there.manifest
     sizes = {split.shape for split in manifest.splits.values()}
     same = "folder" not in told and told == manifest.source and sizes == {(3, side, side)}
-    return same and not there.damage
+    other = "bilinear" if resampling is None else None
+    return same and not there.damage and _fitting(other, side) not in manifest.preprocessing
 
 
 def _adds_nothing(manifest: Manifest, there: Present) -> bool:

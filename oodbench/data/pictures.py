@@ -59,13 +59,13 @@ def _guarded() -> Iterator[None]:
         yield
 
 
-def decoded(data: bytes, side: int, resampling: str = "bilinear") -> Prepared:
+def decoded(data: bytes, side: int, resampling: str | None = "bilinear") -> Prepared:
     """Make a picture file into an image, as `prepared` does.
 
     Args:
         data: What the file holds.
         side: Height and width of the image.
-        resampling: ``bilinear`` or ``box``.
+        resampling: ``bilinear`` or ``box``; None for a cut-out that is not resized.
 
     Raises:
         UnreadableError: If it is no picture, or none that an image can be made of.
@@ -85,7 +85,7 @@ def decoded(data: bytes, side: int, resampling: str = "bilinear") -> Prepared:
         raise UnreadableError(f"cannot be decoded: {reason}") from None
 
 
-def prepared(picture: Image.Image, side: int, resampling: str = "bilinear") -> Prepared:
+def prepared(picture: Image.Image, side: int, resampling: str | None = "bilinear") -> Prepared:
     """Make a picture into an image of ``side`` × ``side`` pixels.
 
     It is turned as its EXIF orientation says, transparency is laid over white, 16 bits are cut to
@@ -94,7 +94,7 @@ def prepared(picture: Image.Image, side: int, resampling: str = "bilinear") -> P
     Args:
         picture: The picture, its first frame where it has several.
         side: Height and width of the image.
-        resampling: ``bilinear`` or ``box``.
+        resampling: ``bilinear`` or ``box``; None for a cut-out that is not resized.
 
     Raises:
         UnreadableError: If its values cannot be shown as 8 bits, or it cannot be fitted.
@@ -108,7 +108,9 @@ def prepared(picture: Image.Image, side: int, resampling: str = "bilinear") -> P
     picture = _in_8_bits(picture, form, done)
     picture = _in_colour(picture, done)
     width, height = picture.size
-    if (width, height) != (side, side):
+    if (width, height) != (side, side) and resampling is None:
+        done.append(f"centre {side}×{side} cut out, not resized")
+    elif (width, height) != (side, side):
         how = "box filter" if resampling == "box" else "bilinear, antialiased"
         change = "enlarged" if min(width, height) < side else "resized"
         if width == height:
@@ -119,47 +121,52 @@ def prepared(picture: Image.Image, side: int, resampling: str = "bilinear") -> P
                 f"shorter side {change} to {side} pixels ({how}), centre {side}×{side} cut out,"
                 f" {part:.0f} % of it"
             )
-    pixels = fitted(picture, side, Image.Resampling[resampling.upper()])
+    pixels = fitted(picture, side, resampling)
     return Prepared(pixels, (width, height), tuple(done))
 
 
 def fitted(
-    picture: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR
+    picture: Image.Image, side: int, resampling: str | None = "bilinear"
 ) -> NDArray[np.uint8]:
     """Return an RGB picture as uint8 [3, side, side].
 
-    The shorter side is resized to ``side`` (bilinear, antialiased, unless another filter is
-    given) and the centre is cut out, as torchvision's Resize and CenterCrop do. A picture of that
-    size stays bit for bit.
+    The shorter side is resized to ``side`` (antialiased), unless ``resampling`` is None, and the
+    centre is cut out, as torchvision's Resize and CenterCrop do. A picture of that size stays bit
+    for bit.
 
     Raises:
-        UnreadableError: If it is too thin a strip.
+        UnreadableError: If it is too thin a strip to be resized, or too small to be cut.
     """
     width, height = picture.size
     if (width, height) != (side, side):
         short = min(width, height)
-        if short != side:
+        if resampling is None:
+            if short < side:
+                raise UnreadableError(f"smaller than {side}×{side} pixels")
+        elif short != side:
             width, height = (
                 side if length == short else int(side * length / short)
                 for length in (width, height)
             )
             if width * height > _MOST_PIXELS:
                 raise UnreadableError("a strip too thin to be resized")
-            picture = picture.resize((width, height), resampling)
+            picture = picture.resize((width, height), Image.Resampling[resampling.upper()])
         left, top = round((width - side) / 2), round((height - side) / 2)
         picture = picture.crop((left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def fitted_array(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def fitted_array(
+    pixels: NDArray[np.uint8], side: int, resampling: str | None = "bilinear"
+) -> NDArray[np.uint8]:
     """Return pixels uint8 [H, W, 3] as uint8 [3, side, side], as `fitted` does.
 
     Raises:
-        UnreadableError: If they are too thin a strip.
+        UnreadableError: If they are too thin a strip to be resized, or too small to be cut.
     """
     if pixels.shape[:2] == (side, side):
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return fitted(Image.fromarray(np.ascontiguousarray(pixels)), side)
+    return fitted(Image.fromarray(np.ascontiguousarray(pixels)), side, resampling)
 
 
 def _upright(picture: Image.Image, done: list[str]) -> Image.Image:

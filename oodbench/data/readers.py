@@ -57,12 +57,14 @@ class Item:
         label: int | None,
         pixels: NDArray[np.uint8],
         side: int,
+        resampling: str | None,
     ) -> "Item":
         """Return an image of pixels uint8 [H, W, 3], fitted to ``side``."""
         try:
-            return cls(split, position, image_id, label, fitted_array(pixels, side))
+            found = fitted_array(pixels, side, resampling)
         except UnreadableError:
             return cls(split, position, image_id, label, None)
+        return cls(split, position, image_id, label, found)
 
 
 class Reader(ABC):
@@ -73,6 +75,8 @@ class Reader(ABC):
         classes: Names of the classes; for batches known once `items` has been read.
         side: Height and width of the images where all are squares of one size, for pictures
             known once `items` has been read; 0 otherwise.
+        resampling: Filter that images are resized with; None where their centre is cut out as it
+            is.
         preparation: What is done beside fitting to the size, for pictures known once `items` has
             been read; empty for nothing.
         files: The files of a folder that were read, where each has a published checksum.
@@ -84,6 +88,7 @@ class Reader(ABC):
     total: int = 0
     classes: tuple[str, ...] | None = None
     side: int = 0
+    resampling: str | None = "bilinear"
     preparation: str = ""
     files: Sequence[Path] = ()
     checksums_right: bool = False
@@ -161,7 +166,7 @@ class Pictures(Reader):
         done: set[str] = set()
         for path, data in self._source.read(slots):
             try:
-                picture = decoded(data, side)
+                picture = decoded(data, side, self.resampling)
             except UnreadableError:
                 yield self._item(*slots[path], None)
                 continue
@@ -201,7 +206,8 @@ class Array(Reader):
             # Mapped anew, or what was read would count as memory of this process.
             pixels = self._mapped()[start : start + _CHUNK]
             for i, image in enumerate(pixels, start):
-                yield Item.of_array(self._split, i, f"{i:0{width}}", None, image, side)
+                name = f"{i:0{width}}"
+                yield Item.of_array(self._split, i, name, None, image, side, self.resampling)
 
     def _mapped(self) -> NDArray[np.uint8]:
         try:
