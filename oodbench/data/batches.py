@@ -12,6 +12,8 @@ import numpy as np
 from oodbench.data.readers import Item, Published
 from oodbench.data.sources import Entry, Source, SourceError, refuse_if_large, shown
 
+_LISTS = (list, tuple, np.ndarray)
+
 
 @dataclass(frozen=True)
 class BatchForm:
@@ -145,7 +147,9 @@ class Batches(Published):
                 checked.add(name)
             if name == form.meta[0]:
                 names = _unpickled(data, path).get(form.meta[1])
-                self.classes = tuple(map(str, names)) if names else None
+                if not isinstance(names, _LISTS):
+                    raise _refused(path, form)
+                self.classes = tuple(map(str, names)) or None
             if name in order:
                 yield from self._batch(name, path, data, order[name] << 24, side)
         self.checksums_right = bool(form.checksums) and checked == set(form.checksums)
@@ -158,18 +162,29 @@ class Batches(Published):
     def _batch(self, name: str, path: str, data: bytes, first: int, side: int) -> Iterator[Item]:
         batch = _unpickled(data, path)
         form = self._published
-        images, labels = batch.get("data"), batch.get(form.labels)
+        images = batch.get("data")
         if (
             not isinstance(images, np.ndarray)
-            or (images.dtype, images.shape[1:]) != (np.uint8, (3072,))
-            or (form.labels and (labels is None or len(labels) != len(images)))
+            or images.dtype != np.uint8
+            or images.shape[1:] != (3072,)
         ):
-            raise SourceError(f"{shown(path)} is no batch of {form.title}; get it again")
+            raise _refused(path, form)
+        labels = batch.get(form.labels) if form.labels else None
+        if form.labels and not (
+            isinstance(labels, _LISTS)
+            and len(labels) == len(images)
+            and all(isinstance(label, int | np.integer) for label in labels)
+        ):
+            raise _refused(path, form)
         split = form.batches[name]
         for i, image in enumerate(images.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
             image_id, pixels = f"{name}/{i:05}", image.transpose(1, 2, 0)
             yield Item.of_array(split, first + i, image_id, label, pixels, side, self.resampling)
+
+
+def _refused(path: str, form: BatchForm) -> SourceError:
+    return SourceError(f"{shown(path)} is no file of {form.title}; get it again")
 
 
 class _Unpickler(pickle.Unpickler):

@@ -1,6 +1,7 @@
 """The official .mat files of Street View House Numbers."""
 
 import io
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ from oodbench.data.readers import Item, Published
 from oodbench.data.sources import MEMBER_BYTES, Entry, Source, SourceError, refuse_if_large, shown
 
 _FIRST_TEST_DIGITS = 1_000
+_NUMBERS = {"double", "single"} | {f"{kind}{8 << i}" for kind in ("int", "uint") for i in range(4)}
 _NAMES = ("train_32x32.mat", "test_32x32.mat")
 
 
@@ -72,23 +74,34 @@ def _split(path: str) -> str:
 
 
 def _mat(data: bytes, path: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return images uint8 [32, 32, 3, N] and labels int64 [N]."""
+    """Return images uint8 [32, 32, 3, N], and labels int64 [N] of 0 to 10.
+
+    Raises:
+        SourceError: If the file holds anything else; it is not read then.
+    """
     from scipy.io import loadmat, whosmat
 
     try:
         file: Any = io.BytesIO(data)
-        shapes = {name: shape for name, shape, _ in whosmat(file)}
-        if np.prod(shapes["X"], dtype=np.float64) > 8 * MEMBER_BYTES:
+        variables = {name: (kind, tuple(shape)) for name, shape, kind in whosmat(file)}
+        (kind, shape), (label_kind, label_shape) = variables["X"], variables["y"]
+        count = math.prod(label_shape)
+        if kind != "uint8" or len(shape) != 4 or shape[2:] != (3, count):
+            raise ValueError(f"X is {kind} {list(shape)}, and y has {count:,} labels")
+        if label_kind not in _NUMBERS:
+            raise ValueError(f"y is {label_kind}")
+        # A label takes 8 bytes at most, and an image that is worth the name more.
+        if math.prod(shape) + 8 * count > 8 * MEMBER_BYTES:
             raise ValueError("it would take more than 2 GiB")
         told = loadmat(file, variable_names=["X", "y"])
-        images, labels = told["X"], told["y"].reshape(-1).astype(np.int64)
-        if images.dtype != np.uint8 or images.shape != (*images.shape[:2], 3, len(labels)):
-            raise ValueError(f"X is {images.dtype} {list(images.shape)}")
+        images, digits = told["X"], told["y"].reshape(-1)
+        if not np.isin(digits, np.arange(11)).all():
+            raise ValueError("y has other labels than 1 to 10")
     except Exception as error:
         raise SourceError(
             f"{shown(path)} is no .mat file of SVHN ({shown(str(error))}); get it again"
         ) from None
-    return images, labels
+    return images, digits.astype(np.int64)
 
 
 def is_mat(path: Path) -> bool:
