@@ -632,6 +632,166 @@ def test_digits_of_the_test_file_are_balanced_and_ten_is_zero(
     refused(load("digits2", single), "train_32x32.mat is no .mat file of SVHN")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((25_000_000, 1), np.uint8), "and y has 25,000,000 labels"),
+        (np.zeros((4, 1)) - 1, "y has other labels than 1 to 10"),
+        (np.full((4, 1), np.nan), "y has other labels than 1 to 10"),
+        (np.full((4, 1), 1.5), "y has other labels than 1 to 10"),
+        (np.array(["four"]), "is no .mat file of SVHN"),
+        (np.array([["a"]] * 4, dtype=object), "y is cell"),
+    ],
+)
+def test_labels_that_do_not_fit_the_digits_are_not_read(
+    labels: np.ndarray, message: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    from scipy.io import savemat
+
+    images = np.stack([pixels(i) for i in range(4)], axis=3)
+    path = tmp_path / "test_32x32.mat"
+    savemat(path, {"X": images, "y": labels}, do_compression=True)
+    tracemalloc.start()
+    result = load("svhn", path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    refused(result, "test_32x32.mat is no .mat file of SVHN", message)
+    # To find the shapes the library unpacks 128 KiB of each variable.
+    assert peak < 100 << 20
+    assert not (root / "svhn").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", "dog"], "test_batch is no file of CIFAR-10"),
+        ([1.5, 2.0], "test_batch is no file of CIFAR-10"),
+        (7, "test_batch is no file of CIFAR-10"),
+        ([1], "test_batch is no file of CIFAR-10"),
+        ([0, -1], "the labels of x do not fit its classes"),
+        ([0, 10], "the labels of x do not fit its classes"),
+    ],
+)
+def test_labels_that_are_none_of_a_batch_are_refused(
+    labels: Any, message: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    data = np.stack([pixels(i).transpose(2, 0, 1).ravel() for i in range(2)])
+    files = {
+        "test_batch": {"data": data, "labels": labels},
+        "batches.meta": {"label_names": list(CLASSES)},
+    }
+    folder = write_folder(
+        tmp_path / "x", {name: pickle.dumps(told) for name, told in files.items()}
+    )
+    refused(load("cifar10", folder), message)
+    write_folder(folder, {"batches.meta": pickle.dumps({"label_names": 5})})
+    refused(load("cifar10", folder), "batches.meta is no file of CIFAR-10")
+    assert not (root / "cifar10").exists()
+
+
+def test_files_that_are_not_taken_for_pictures_are_counted_and_named(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    files = {f"photo{i}.HEIC": b"x" for i in range(3)} | {"readme.txt": b"x", "Makefile": b"x"}
+    files |= {"1.png": encoded(1), "2.jfif": encoded(2, form="JPEG"), ".DS_Store": b"x"}
+    result = load("mine", write_folder(tmp_path / "x", files))
+    assert result.code == 0
+    assert result.err == (
+        "mine: 5 files whose names do not end like a picture's are left out: "
+        ".heic (3, such as photo0.HEIC), .txt (1, readme.txt), no ending (1, Makefile)\n"
+    )
+    assert list(PackedImages(root / "mine", "test").ids) == ["1.png", "2.jfif"]
+    endings = {f"{i}.x{i}": b"x" for i in range(9)}
+    result = load("other", write_folder(tmp_path / "y", endings | {"1.png": encoded(1)}))
+    assert result.err.endswith(".x4 (1, 4.x4) and 4 more endings\n")
+
+
+def test_pictures_with_long_names_have_different_ids(load: Any, root: Path, tmp_path: Path) -> None:
+    long = "/".join(["folder" * 30] * 2)
+    names = [f"{long}/{i}.png" for i in range(2)] + ["other/" + "long" * 60 + ".png"]
+    files = {name: encoded(name) for name in names}
+    assert load("mine", write_tar(tmp_path / "x.tar.gz", files)).code == 0
+    ids = list(PackedImages(root / "mine", "test").ids)
+    # What is different when it is cut stays as it was.
+    assert ids == [*names[:2], f"{names[2][:197]}…"]
+
+
+def test_images_of_one_id_are_refused(load: Any, root: Path, tmp_path: Path) -> None:
+    for part in "ab":
+        write_digits(tmp_path / "x" / part, {"test": 2})
+    refused(load("svhn", tmp_path / "x"), "x has several images test_32x32/00000")
+    assert not (root / "svhn").exists()
+
+
+def _sparse_tar(path: Path) -> Path:
+    """Write a tar with a sparse file whose map is no list of numbers."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("1.png")
+        info.pax_headers = {"GNU.sparse.map": "one,two", "GNU.sparse.size": "9"}
+        archive.addfile(info)
+    return path
+
+
+def _edited_zip(path: Path, old: bytes, new: bytes) -> Path:
+    """Write a zip of a picture and put other bytes into its directory."""
+    data = bytearray(write_zip(path, {"päth.png": encoded(1)}).read_bytes())
+    place = data.rindex(old, data.rindex(b"PK\1\2"))
+    data[place : place + len(old)] = new
+    path.write_bytes(data)
+    return path
+
+
+STRANGE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "zip of version 99": (
+        # Made by and needed: the first two fields after the signature.
+        lambda p: _edited_zip(p / "x", b"PK\1\2\x14\x03\x14\0", b"PK\1\2\x14\x03\x63\0"),
+        "x is damaged or not complete (zip file version 9.9)",
+    ),
+    "zip with a name that is no UTF-8": (
+        lambda p: _edited_zip(p / "x", "ä".encode(), b"\xff\xff"),
+        "x is damaged or not complete ('utf-8' codec can't decode",
+    ),
+    "tar with a broken sparse map": (
+        lambda p: _sparse_tar(p / "x"),
+        "x is damaged or not complete (invalid literal for int()",
+    ),
+    "a strip": (
+        lambda p: np.save(p / "x.npy", np.zeros((1, 1, 200_000, 3), np.uint8)) or p / "x.npy",
+        "none of 1 files of x.npy can be read as an image; the first is 00000",
+    ),
+    "a user that is not there": (
+        lambda p: Path("~nosuchuser/x"),
+        "~nosuchuser/x: there is no such user",
+    ),
+    "a link to itself": (
+        lambda p: _looped(p / "x"),
+        "none of 2 files of x can be read as an image; the first is 1.png",
+    ),
+}
+
+
+def _looped(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "1.png").symlink_to(folder / "1.png")
+    (folder / "2.png").symlink_to(folder / "nothing")
+    return folder
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_strange_sources_are_told_in_one_line_with_their_name(
+    strange: str, load: Any, root: Path, tmp_path: Path
+) -> None:
+    write, message = STRANGE[strange]
+    refused(load("mine", write(tmp_path)), message)
+    assert not (root / "mine").exists()
+
+
+def test_a_user_that_is_not_there_is_told_of_pictures_to_be_scored() -> None:
+    from oodbench.data.named import Unread, find_pictures
+
+    assert find_pictures(["~nosuchuser/x.png"]) == [Unread("~nosuchuser/x.png", "no such user")]
+
+
 def test_an_array_is_read_by_its_content(load: Any, root: Path, tmp_path: Path) -> None:
     array = np.stack([pixels(i) for i in range(5)])
     with open(tmp_path / "array.bin", "wb") as file:
@@ -1006,6 +1166,9 @@ def test_a_folder_that_no_import_wrote_is_not_touched(
     write_folder(root / "mine", {"precious.txt": b"words", "1.png": encoded(1)})
     before = contents(root)
     refused(load("mine", root / "mine"), "was not written by an import")
+    (root / "other").write_text("a file")
+    refused(load("other", root / "mine"), "was not written by an import")
+    (root / "other").unlink()
     assert contents(root) == before
 
 

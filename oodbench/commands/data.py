@@ -47,12 +47,11 @@ def import_(name: str, path: str, note: str, side: int, force: bool, data_root: 
     splits; folders below, or in their place, are classes. Every picture is made RGB, its shorter
     side resized, its centre cut out.
     """
-    from pathlib import Path
-
     from oodbench.data.archives import open_source
     from oodbench.data.importing import import_set
     from oodbench.data.known import named_for_import, near
     from oodbench.data.listing import summary
+    from oodbench.data.sources import expanded
     from oodbench.files import data_root as folder
 
     known = named_for_import(name)
@@ -61,7 +60,7 @@ def import_(name: str, path: str, note: str, side: int, force: bool, data_root: 
         if close:
             progress.note(f"{name} is a new set; did you mean {' or '.join(close)}?")
         root = folder(data_root)
-        source = open_source(Path(path).expanduser())
+        source = open_source(expanded(path))
         outcome = import_set(name, known, source, root, progress, note=note, side=side, force=force)
     click.echo(summary(outcome, root))
 

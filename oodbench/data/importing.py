@@ -76,6 +76,8 @@ def import_set(
     resampling = known.resampling if known else "bilinear"
     if there is not None and _same_file(there, source.told(), resampling, side):
         return _kept(there, note and _note(known, there.manifest, note))
+    if there is None and not force:
+        _refuse_if_not_imported(target)
     reader = understood(name, known, source)
     reader.resampling = resampling
     for remark in reader.remarks:
@@ -85,8 +87,6 @@ def import_set(
         _tell_unreadable(manifest, progress)
         if there is None:
             manifest = replace(manifest, note=_note(known, manifest, note))
-            if not force:
-                _refuse_if_not_imported(target)
         else:
             manifest = merged(there, manifest)
             own = note or _own_note(known, there.manifest)
@@ -131,15 +131,18 @@ def _packed(
             f"none of {len(unreadable):,} files of {shown(source.name)} can be read as an image; "
             f"the first is {unreadable[0] if unreadable else 'not there'}"
         )
+    for writer in writers.values():
+        if writer.repeated_id is not None:
+            raise SourceError(
+                f"{shown(source.name)} has several images {shown(writer.repeated_id)}; import one "
+                "of its folders"
+            )
     classes = reader.classes
     labelled = {split: writer.labelled for split, writer in writers.items()}
-    largest = max(
-        (label for writer in writers.values() for label in writer.labels if label is not None),
-        default=-1,
-    )
+    labels = set[int | None]().union(*(writer.labels for writer in writers.values()))
     if not any(labelled.values()):
         classes = None
-    elif classes is None or not 0 <= largest < len(classes):
+    elif not labels - {None} <= set(range(len(classes or ()))):
         raise SourceError(f"the labels of {shown(source.name)} do not fit its classes")
     for path, data in reader.kept.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -245,8 +248,12 @@ def _kept(there: Present, note: str) -> Outcome:
 
 
 def _refuse_if_not_imported(target: Path) -> None:
-    """Refuse to replace a folder of something else."""
-    if target.exists() and any(target.iterdir()):
+    """Refuse to replace something else."""
+    try:
+        foreign = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:
+        raise RequestError(f"{target} cannot be read: {error.strerror or error}") from None
+    if foreign:
         raise RequestError(
             f"{target} was not written by an import; move it away, or --force replaces it"
         )

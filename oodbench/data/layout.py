@@ -3,6 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from oodbench.data.sources import shown
 
 SPLITS = {
     "train": "train",
@@ -18,6 +21,8 @@ _SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
+    ".jpe",
+    ".jfif",
     ".bmp",
     ".gif",
     ".tif",
@@ -26,6 +31,8 @@ _SUFFIXES = (
     ".ppm",
     ".pgm",
 )
+
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,28 @@ def pictures_among(paths: Sequence[str]) -> list[str]:
     seen = [path for path in paths if not is_hidden(path)]
     named = [path for path in seen if path.lower().endswith(_SUFFIXES)]
     return named or [path for path in seen if "." not in path.rpartition("/")[2]]
+
+
+def passed_over(paths: Sequence[str], pictures: Sequence[str]) -> list[str]:
+    """Return what is to be said of files that are not taken for pictures, by their endings."""
+    taken = set(pictures)
+    by_ending: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        if path not in taken and not is_hidden(path):
+            name = PurePosixPath(path)
+            by_ending[name.suffix.lower() or "no ending"].append(path)
+    if not by_ending:
+        return []
+    kinds = [
+        f"{shown(ending)} ({len(found):,}, {'such as ' * (len(found) > 1)}{shown(min(found))})"
+        for ending, found in sorted(by_ending.items())
+    ]
+    more = f" and {len(kinds) - _NAMED:,} more endings" if len(kinds) > _NAMED else ""
+    count = sum(map(len, by_ending.values()))
+    return [
+        f"{count:,} files whose names do not end like a picture's are left out: "
+        f"{', '.join(kinds[:_NAMED])}{more}"
+    ]
 
 
 def is_hidden(path: str) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oodbench.data.layout import pictures_among
 from oodbench.data.pictures import UnreadableError, decoded
-from oodbench.data.sources import MEMBER_BYTES, FolderSource
+from oodbench.data.sources import MEMBER_BYTES, FolderSource, expanded
 from oodbench.errors import RequestError
 from oodbench.leaderboard.order import natural
 
@@ -54,7 +54,10 @@ def find_pictures(given: Sequence[str | Path]) -> list[Path | Unread]:
     """
     found: dict[Path | Unread, None] = {}
     for one in given:
-        found |= dict.fromkeys(_at(Path(one).expanduser()))
+        try:
+            found |= dict.fromkeys(_at(expanded(one)))
+        except RequestError:
+            found[Unread(_told(Path(one)), "no such user")] = None
     return list(found)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,6 +74,12 @@ class SplitWriter:
     def labelled(self) -> bool:
         """Whether every image has a label."""
         return all(label is not None for _, _, label in self._known)
+
+    @property
+    def repeated_id(self) -> str | None:
+        """An id that several images have, or None."""
+        ids = Counter(image_id for _, image_id, _ in self._known)
+        return next((image_id for image_id, count in ids.items() if count > 1), None)
 
     @property
     def labels(self) -> set[int | None]:

@@ -1,6 +1,7 @@
 """What a source holds, image by image."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from oodbench.data.pictures import (
     decoded,
     fitted_array,
 )
-from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, SourceError, shown
+from oodbench.data.sources import MEMBER_BYTES, FileSource, Source, SourceError, printable, shown
 from oodbench.errors import RequestError
 
 _TOLD = {
@@ -148,6 +149,8 @@ class Pictures(Reader):
         self._labels = labels
         self.classes = classes
         self.total = len(self._places)
+        ids = Counter(shown(place.image_id) for place in self._places)
+        self._not_cut = {image_id for image_id, count in ids.items() if count > 1}
         self.remarks = arrangement.remarks
 
     def items(self, side: int) -> Iterator[Item]:
@@ -179,7 +182,11 @@ class Pictures(Reader):
     def _item(self, place: Place, position: int, pixels: NDArray[np.uint8] | None) -> Item:
         assert place.split is not None
         label = None if place.group is None else self._labels.get(place.group)
-        return Item(place.split, position, shown(place.image_id), label, pixels)
+        image_id = shown(place.image_id)
+        if image_id in self._not_cut:
+            # Cut, it would be that of another picture.
+            image_id = printable(place.image_id)
+        return Item(place.split, position, image_id, label, pixels)
 
 
 class Array(Reader):

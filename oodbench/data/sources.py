@@ -138,6 +138,18 @@ def _file_digest(path: Path, kind: str, changed: int, size: int) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder of a user in place of ``~``.
+
+    Raises:
+        RequestError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RequestError(f"{printable(str(path))}: there is no such user") from None
+
+
 def refuse_if_large(file: Entry, title: str) -> None:
     """Refuse what cannot be a file of a published set.
 
@@ -155,6 +167,12 @@ def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[Entry]:
     except OSError as error:
         raise RequestError(f"{folder} cannot be read: {error.strerror or error}") from None
     for item in found:
+        try:
+            item.stat()
+        except OSError:
+            # A link to nothing or to itself: named as unreadable, should a picture be there.
+            yield Entry(prefix + item.name, 0)
+            continue
         if item.is_dir():
             if Path(item.path).resolve() not in seen:
                 yield from _walk(Path(item.path), f"{prefix}{item.name}/", seen)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from oodbench.data.batches import Batches
 from oodbench.data.digits import Digits, is_mat
-from oodbench.data.layout import Arrangement, arrange, is_hidden, pictures_among
+from oodbench.data.layout import Arrangement, arrange, is_hidden, passed_over, pictures_among
 from oodbench.data.readers import Array, Pictures, Published, Reader
 from oodbench.data.sources import FileSource, Source, SourceError, shown
 from oodbench.imported import ImportedSet
@@ -30,14 +30,16 @@ def understood(name: str, known: ImportedSet | None, source: Source) -> Reader:
         published = [*Digits.found(source, entries), *Batches.found(source, entries)]
     if published:
         return _published(name, known, published, wanted)
-    found = pictures_among([entry.path for entry in entries])
+    paths = [entry.path for entry in entries]
+    found = pictures_among(paths)
     if not found:
         raise SourceError(
             f"{shown(str(source.path))} holds no pictures, no CIFAR batches and no SVHN files"
         )
     arrangement = _with_splits(name, arrange(found), wanted, default)
     classes, labels, remarks = _labels(arrangement, known)
-    arrangement = replace(arrangement, remarks=[*arrangement.remarks, *remarks])
+    remarks = [*passed_over(paths, found), *arrangement.remarks, *remarks]
+    arrangement = replace(arrangement, remarks=remarks)
     sizes = {entry.path: entry.size for entry in entries}
     return Pictures(source, arrangement, sizes, classes, labels)
 
