@@ -46,7 +46,8 @@ class Manifest:
 
     Attributes:
         name: Its name.
-        source: What it was imported from: ``file`` or ``folder`` name, ``sha256`` of an archive.
+        source: What it was imported from: ``file`` or ``folder`` name, ``sha256`` of an archive;
+            of several, the name of each, with ``sha256 …`` or ``folder``.
         official: Whether it came from the published archive, its checksum verified.
         note: What tables that use it have to say of it; empty for a complete official archive.
         preprocessing: What was done to the images, such as ``shorter side to 32, centre crop``.

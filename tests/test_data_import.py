@@ -1064,9 +1064,21 @@ def test_a_set_put_together_is_official_only_if_all_of_it_is(
     publish(*digests)
     assert load("svhn", folder).code == 0
     assert manifest(root, "svhn").official
-    publish("", "")
-    assert "unchanged" in load("svhn", folder / "test_32x32.mat").out
-    assert manifest(root, "svhn").official
+    (folder / "test_32x32.mat").unlink()
+    (folder / "train_32x32.mat").rename(folder / "test_32x32.mat")
+    assert load("svhn", folder, "--force").code == 0
+    assert not manifest(root, "svhn").official
+
+
+def test_a_set_that_is_official_stays_so_when_it_comes_again_without_a_checksum(
+    load: Any, root: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "x", {"1.png": encoded(1)})
+    assert load("isun", folder).code == 0
+    path = root / "isun" / "set.json"
+    path.write_text(path.read_text().replace('"official": false', '"official": true'))
+    assert "unchanged" in load("isun", folder).out
+    assert manifest(root, "isun").official
 
 
 def test_files_kept_for_torchvision_stay_when_a_split_is_added(

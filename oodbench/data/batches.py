@@ -179,8 +179,8 @@ class Batches(Published):
         split = form.batches[name]
         for i, image in enumerate(images.reshape(-1, 3, 32, 32)):
             label = None if labels is None else int(labels[i])
-            image_id, pixels = f"{name}/{i:05}", image.transpose(1, 2, 0)
-            yield Item.of_array(split, first + i, image_id, label, pixels, side, self.resampling)
+            pixels = self._fitted(image.transpose(1, 2, 0), side)
+            yield Item(split, first + i, f"{name}/{i:05}", label, pixels)
 
 
 def _refused(path: str, form: BatchForm) -> SourceError:

@@ -65,8 +65,7 @@ class Digits(Published):
                 chosen = np.sort(np.concatenate(firsts))
             for position, i in enumerate(chosen.tolist()):
                 name, label = f"{stem}/{i:05}", int(labels[i])
-                pixels = images[..., i]
-                yield Item.of_array(split, position, name, label, pixels, side, self.resampling)
+                yield Item(split, position, name, label, self._fitted(images[..., i], side))
 
 
 def _split(path: str) -> str:

@@ -57,7 +57,7 @@ def download_set(
         ]
         try:
             source = open_source(files[0]) if len(files) == 1 else FolderSource(folder, files)
-            outcome = import_set(known.name, known, source, root, progress, force=force)
+            outcome = import_set(known.name, known, source, root, progress, side=_SIDE, force=force)
         except SourceError:
             # What has no checksum is not known to be right, and must be fetched again.
             _delete([file for file, one in zip(files, archives, strict=True) if not one.checksum])

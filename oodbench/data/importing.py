@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from oodbench.data.sources import Source, SourceError, file_digest, shown
 from oodbench.data.understanding import understood
 from oodbench.errors import RequestError
 from oodbench.files import write_atomically
-from oodbench.images import Card
+from oodbench.images import Archive, Card
 from oodbench.imported import (
     ImportedSet,
     Manifest,
@@ -182,12 +182,17 @@ def _official(known: ImportedSet, source: Source, reader: Reader) -> bool:
     if reader.checksums_right:
         return isinstance(reader, Published) and reader.form == known.form
     files = reader.files or source.files()
-    archives = known.card.archives
-    published = [archive.checksum.partition(":") for archive in archives if archive.checksum]
-    return bool(files) and all(
-        any(file_digest(file, kind) == digest.lower() for kind, _, digest in published)
-        for file in files
-    )
+    return bool(files) and all(_is_published(file, known.card.archives) for file in files)
+
+
+def _is_published(file: Path, archives: Sequence[Archive]) -> bool:
+    """Whether a file is one of the archives of a set, of several the one of its name."""
+    for archive in archives:
+        kind, _, digest = archive.checksum.partition(":")
+        named = len(archives) == 1 or archive.file == file.name
+        if named and digest and file_digest(file, kind) == digest.lower():
+            return True
+    return False
 
 
 def _note(known: ImportedSet | None, manifest: Manifest, note: str) -> str:

@@ -135,14 +135,18 @@ def recover(root: Path) -> None:
 
     A folder with a manifest is whole; it goes to where it belongs if nothing is there.
     """
-    if os.name != "posix" or not root.is_dir():
+    if os.name != "posix":
+        return
+    try:
+        there = list(root.iterdir())
+    except OSError:
         return
     form = re.compile(
         rf"\.([^.]+)\.{machine()}-(\d+)-[0-9a-f]{{8}}({re.escape(_REPLACED)}|{re.escape(_STAGED)})"
     )
     left = [
         (found[3] != _REPLACED, found[1], path)
-        for path in root.iterdir()
+        for path in there
         if (found := form.fullmatch(path.name)) and path.is_dir() and not is_alive(int(found[2]))
     ]
     # What was replaced comes first: it was in use, and what should have replaced it was not.

@@ -49,24 +49,6 @@ class Item:
     label: int | None
     pixels: NDArray[np.uint8] | None
 
-    @classmethod
-    def of_array(
-        cls,
-        split: str,
-        position: int,
-        image_id: str,
-        label: int | None,
-        pixels: NDArray[np.uint8],
-        side: int,
-        resampling: str | None,
-    ) -> "Item":
-        """Return an image of pixels uint8 [H, W, 3], fitted to ``side``."""
-        try:
-            found = fitted_array(pixels, side, resampling)
-        except UnreadableError:
-            return cls(split, position, image_id, label, None)
-        return cls(split, position, image_id, label, found)
-
 
 class Reader(ABC):
     """A source understood.
@@ -101,6 +83,13 @@ class Reader(ABC):
     @abstractmethod
     def items(self, side: int) -> Iterator[Item]:
         """Read the images, in any order."""
+
+    def _fitted(self, pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8] | None:
+        """Return pixels uint8 [H, W, 3] as uint8 [3, side, side], or None if that cannot be."""
+        try:
+            return fitted_array(pixels, side, self.resampling)
+        except UnreadableError:
+            return None
 
 
 class Published(Reader):
@@ -213,8 +202,7 @@ class Array(Reader):
             # Mapped anew, or what was read would count as memory of this process.
             pixels = self._mapped()[start : start + _CHUNK]
             for i, image in enumerate(pixels, start):
-                name = f"{i:0{width}}"
-                yield Item.of_array(self._split, i, name, None, image, side, self.resampling)
+                yield Item(self._split, i, f"{i:0{width}}", None, self._fitted(image, side))
 
     def _mapped(self) -> NDArray[np.uint8]:
         try:
