@@ -247,7 +247,7 @@ def test_the_stand_in_for_cut_outs_is_cut_out_and_not_resized(
     archive = write_tar(tmp_path / "x.tar.gz", files | {"small.png": encoded(4, (31, 64))})
     result = load("lsun_c_standin", archive)
     assert result.code == 0
-    assert "small.png" in result.err
+    assert "left out: small.png; smaller than 32×32 pixels (1)\n" in result.err
     first, second, third = PackedImages(root / "lsun_c_standin", "test").batch(range(3))
     assert np.array_equal(first.transpose(1, 2, 0), pixels(1, 128, 128)[48:80, 48:80])
     assert np.array_equal(second.transpose(1, 2, 0), pixels(2))
@@ -351,7 +351,8 @@ def test_unreadable_pictures_are_named_counted_and_left_out(
     result = load("mine", write_tar(tmp_path / "x.tar.gz", bad | good | {"readme.txt": b"text"}))
     assert result.code == 0
     assert "7 of 12 files cannot be read as an image and are left out" in result.err
-    assert "cut.png, empty.png, huge.png, text0.jpg, text1.jpg and 2 more" in result.err
+    assert "cut.png, empty.png, huge.png, text0.jpg, text1.jpg and 2 more; not a" in result.err
+    assert "; not a picture (PNG, JPEG, BMP, GIF, TIFF, WEBP, PPM) (5); empty (1); " in result.err
     assert manifest(root, "mine").unreadable == tuple(sorted(bad))
     images = PackedImages(root / "mine", "test")
     assert list(images.ids) == sorted(good)
@@ -697,7 +698,7 @@ def test_files_that_are_not_taken_for_pictures_are_counted_and_named(
     result = load("mine", write_folder(tmp_path / "x", files))
     assert result.code == 0
     assert result.err == (
-        "mine: 5 files whose names do not end like a picture's are left out: "
+        "mine: files left out (5), as their names do not end like a picture's: "
         ".heic (3, such as photo0.HEIC), .txt (1, readme.txt), no ending (1, Makefile)\n"
     )
     assert list(PackedImages(root / "mine", "test").ids) == ["1.png", "2.jfif"]

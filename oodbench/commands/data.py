@@ -100,7 +100,8 @@ def list_(as_json: bool, data_root: str | None) -> None:
 
     official: all of the published archive, its checksum verified. complete: as many images as
     published. partial: fewer. stand-in: in place of a set that cannot be had. own: imported under
-    a name that oodbench does not know.
+    a name that oodbench does not know. damaged: files are missing or have too few images; whether
+    each pixel is what was imported says `oodbench data verify`.
     """
     from oodbench.data.listing import plain, rows
     from oodbench.files import data_root as folder

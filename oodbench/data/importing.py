@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from oodbench.imported import (
 from oodbench.progress import Progress
 
 _NAMED = 5
+_REASONS = 3
 _LARGEST_SIDE = 1024
 
 
@@ -84,7 +86,6 @@ def import_set(
         progress.note(f"{name}: {remark}")
     with staged(root, name) as folder:
         manifest = _packed(name, known, source, reader, side, folder, progress)
-        _tell_unreadable(manifest, progress)
         if there is None:
             manifest = replace(manifest, note=_note(known, manifest, note))
         else:
@@ -112,12 +113,12 @@ def _packed(
 ) -> Manifest:
     """Write the images into ``folder``; return the manifest, without a note."""
     writers: dict[str, SplitWriter] = {}
-    unreadable = []
+    unreadable: dict[str, str] = {}
     try:
         with progress.task(f"importing {name}", reader.total) as task:
             for item in reader.items(side):
-                if item.pixels is None:
-                    unreadable.append(item.image_id)
+                if isinstance(item.pixels, str):
+                    unreadable[item.image_id] = item.pixels
                 else:
                     if item.split not in writers:
                         writers[item.split] = SplitWriter(folder, item.split, side)
@@ -127,9 +128,10 @@ def _packed(
         for writer in writers.values():
             writer.close()
     if not writers:
+        first = next((f"{name} ({why})" for name, why in unreadable.items()), "not there")
         raise SourceError(
             f"none of {len(unreadable):,} files of {shown(source.name)} can be read as an image; "
-            f"the first is {unreadable[0] if unreadable else 'not there'}"
+            f"the first is {first}"
         )
     for writer in writers.values():
         if writer.repeated_id is not None:
@@ -152,6 +154,8 @@ def _packed(
         for split in ("train", "val", "test")
         if split in writers
     }
+    total = len(unreadable) + sum(split.images for split in splits.values())
+    _tell_unreadable(name, unreadable, total, progress)
     return Manifest(
         name=name,
         source=source.told(),
@@ -264,14 +268,18 @@ def _refuse_if_not_imported(target: Path) -> None:
         )
 
 
-def _tell_unreadable(manifest: Manifest, progress: Progress) -> None:
-    names = manifest.unreadable
-    if names:
-        total = len(names) + sum(split.images for split in manifest.splits.values())
+def _tell_unreadable(
+    name: str, unreadable: Mapping[str, str], total: int, progress: Progress
+) -> None:
+    """Tell how many files cannot be read, which, and the most frequent reasons."""
+    if unreadable:
+        names = sorted(unreadable)
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        reasons = Counter(unreadable.values()).most_common(_REASONS)
         progress.note(
-            f"{manifest.name}: {len(names):,} of {total:,} files cannot be read as an image and "
-            f"are left out: {', '.join(names[:_NAMED])}{more}"
+            f"{name}: {len(names):,} of {total:,} files cannot be read as an image and are left "
+            f"out: {', '.join(names[:_NAMED])}{more}; "
+            + "; ".join(f"{why} ({count:,})" for why, count in reasons)
         )
 
 

@@ -89,7 +89,7 @@ def passed_over(paths: Sequence[str], pictures: Sequence[str]) -> list[str]:
     more = f" and {len(kinds) - _NAMED:,} more endings" if len(kinds) > _NAMED else ""
     count = sum(map(len, by_ending.values()))
     return [
-        f"{count:,} files whose names do not end like a picture's are left out: "
+        f"files left out ({count:,}), as their names do not end like a picture's: "
         f"{', '.join(kinds[:_NAMED])}{more}"
     ]
 

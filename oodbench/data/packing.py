@@ -36,7 +36,7 @@ class SplitWriter:
 
     def add(self, item: Item) -> None:
         """Write an image that could be read."""
-        assert item.pixels is not None
+        assert not isinstance(item.pixels, str)
         assert item.pixels.shape == self._shape
         self._file.write(item.pixels.tobytes())
         self._known.append((item.position, item.image_id, item.label))

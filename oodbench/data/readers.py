@@ -40,14 +40,14 @@ class Item:
         position: Where it stands in its split: images are put in the order of their positions.
         image_id: Its id.
         label: Index of its class, or None.
-        pixels: uint8 [3, side, side], or None where it could not be read.
+        pixels: uint8 [3, side, side], or the reason why there are none.
     """
 
     split: str
     position: int
     image_id: str
     label: int | None
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8] | str
 
 
 class Reader(ABC):
@@ -84,12 +84,12 @@ class Reader(ABC):
     def items(self, side: int) -> Iterator[Item]:
         """Read the images, in any order."""
 
-    def _fitted(self, pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8] | None:
-        """Return pixels uint8 [H, W, 3] as uint8 [3, side, side], or None if that cannot be."""
+    def _fitted(self, pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8] | str:
+        """Return pixels uint8 [H, W, 3] as uint8 [3, side, side], or why that cannot be."""
         try:
             return fitted_array(pixels, side, self.resampling)
-        except UnreadableError:
-            return None
+        except UnreadableError as error:
+            return str(error)
 
 
 class Published(Reader):
@@ -153,14 +153,14 @@ class Pictures(Reader):
             if self._sizes[place.path] <= MEMBER_BYTES:
                 slots[place.path] = place, position
             else:
-                yield self._item(place, position, None)
+                yield self._item(place, position, f"larger than {MEMBER_BYTES >> 20} MB")
         self.side = side
         done: set[str] = set()
         for path, data in self._source.read(slots):
             try:
                 picture = decoded(data, side, self.resampling)
-            except UnreadableError:
-                yield self._item(*slots[path], None)
+            except UnreadableError as error:
+                yield self._item(*slots[path], str(error))
                 continue
             if picture.size != (side, side):
                 self.side = 0
@@ -168,7 +168,7 @@ class Pictures(Reader):
             yield self._item(*slots[path], picture.pixels)
         self.preparation = "; ".join(told for one, told in _TOLD.items() if one in done)
 
-    def _item(self, place: Place, position: int, pixels: NDArray[np.uint8] | None) -> Item:
+    def _item(self, place: Place, position: int, pixels: NDArray[np.uint8] | str) -> Item:
         assert place.split is not None
         label = None if place.group is None else self._labels.get(place.group)
         image_id = shown(place.image_id)
