@@ -109,6 +109,18 @@ def writable_folder(path: Path, what: str) -> Path:
     return path
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder of a user in place of ``~``.
+
+    Raises:
+        RequestError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RequestError(f"{path}: there is no such user") from None
+
+
 def data_root(given: str | Path | None = None) -> Path:
     """Return the folder of image data: as given, else $OODBENCH_DATA, else the user's own."""
     return _folder(given, "OODBENCH_DATA", "data")
@@ -122,7 +134,7 @@ def store_root(given: str | Path | None = None) -> Path:
 def _folder(given: str | Path | None, variable: str, name: str) -> Path:
     chosen = given or os.environ.get(variable)
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     from platformdirs import user_data_path
 
     return user_data_path("oodbench") / name

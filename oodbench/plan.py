@@ -11,7 +11,7 @@ from oodbench.chosen import chosen_detectors, selected, subjected
 from oodbench.errors import DamagedFileError, RequestError
 from oodbench.files import locked
 from oodbench.identity import digest, parameters
-from oodbench.imported import ImportedSet, how_to_get
+from oodbench.imported import ImportedSet, how_to_get, import_command
 from oodbench.plugins import PluginSpec, field_types, passed_on
 from oodbench.records import (
     SIDES,
@@ -435,7 +435,7 @@ def _chosen_sets(request: Request, bench: Workbench) -> list[str]:
         except RequestError:
             raise RequestError(
                 f"--ood {name}: the suite has {', '.join(own)}; any imported set can be named too"
-                f" (oodbench data import {name} --from FOLDER)"
+                f" ({import_command(name, bench.settings.data_root)})"
             ) from None
         if name == suite.id_set:
             raise RequestError(f"--ood {name}: it is the suite's in-distribution set")

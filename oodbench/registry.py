@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from oodbench.errors import RequestError
+from oodbench.files import expanded
 
 _PACKAGE = Path(__file__).parent
 
@@ -143,7 +144,7 @@ def find(kind: str, reference: str) -> Entry:
     noun = KINDS[kind].noun
     known = entries(kind)
     if reference.endswith(".py") or "/" in reference:
-        path = Path(reference).expanduser().resolve()
+        path = expanded(reference).resolve()
         if not path.is_file():
             raise RequestError(f"no file {reference}; give the path of a {noun}'s Python file")
         if path.stem in known:
@@ -182,7 +183,7 @@ def import_reference(kind: str, reference: str) -> ModuleType:
         RequestError: If it cannot be imported.
     """
     if reference.endswith(".py") or "/" in reference:
-        path = Path(reference).expanduser().resolve()
+        path = expanded(reference).resolve()
         if not path.is_file():
             raise RequestError(f"no file {reference}; give MODULE:FACTORY or FILE.py:FACTORY")
         entry = Entry(kind, path.stem, str(path), path)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
-from oodbench.files import shipped_results, writable_folder
+from oodbench.files import expanded, shipped_results, writable_folder
 from oodbench.foreign import network_class
 from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, digest, parameters
@@ -220,7 +220,7 @@ class Workbench:
             self._given[key] = given_network(
                 self.network(taught.network),
                 self.classes(taught.suite),
-                Path(taught.weights).expanduser(),
+                expanded(taught.weights),
                 to_float(torch.from_numpy(images.batch(range(min(4, len(images)))))),
             )
         return self._given[key]

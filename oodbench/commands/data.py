@@ -51,8 +51,8 @@ def import_(name: str, path: str, note: str, side: int, force: bool, data_root: 
     from oodbench.data.importing import import_set
     from oodbench.data.known import named_for_import, near
     from oodbench.data.listing import summary
-    from oodbench.data.sources import expanded
     from oodbench.files import data_root as folder
+    from oodbench.files import expanded
 
     known = named_for_import(name)
     close = near(name) if known is None else []

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from oodbench.data.layout import pictures_among
 from oodbench.data.pictures import UnreadableError, decoded
-from oodbench.data.sources import MEMBER_BYTES, FolderSource, expanded
+from oodbench.data.sources import MEMBER_BYTES, FolderSource
 from oodbench.errors import RequestError
+from oodbench.files import expanded
 from oodbench.leaderboard.order import natural
 
 

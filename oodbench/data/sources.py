@@ -138,18 +138,6 @@ def _file_digest(path: Path, kind: str, changed: int, size: int) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
-def expanded(path: str | Path) -> Path:
-    """Return a path with the home folder of a user in place of ``~``.
-
-    Raises:
-        RequestError: If there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise RequestError(f"{printable(str(path))}: there is no such user") from None
-
-
 def refuse_if_large(file: Entry, title: str) -> None:
     """Refuse what cannot be a file of a published set.
 
