@@ -353,3 +353,22 @@ def test_an_eps_between_two_grey_levels_is_noted(
     assert result.code == 0
     assert note in result.err
     assert ("grey levels" in result.err) == bool(note)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "list", "--data-root", "~nosuchuser/x"),
+        ("train", "--store", "~nosuchuser/x"),
+        ("run", "--detector", "~nosuchuser/x.py"),
+        ("run", "--detector", "msp", "--suite", "~nosuchuser/x.py"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]),
+)
+def test_a_home_folder_that_is_not_there_is_told_in_one_line(
+    arguments: tuple[str, ...], call: Any
+) -> None:
+    result = call(*arguments)
+    assert result.code == 2
+    assert "there is no such user" in result.err
+    assert len(result.err.strip().splitlines()) == 1
