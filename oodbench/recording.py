@@ -106,7 +106,7 @@ def _notes_on_images(cell: Cell, bench: Workbench) -> list[str]:
         for name in (cell.image_set, id_set)
     )
     # The card speaks of the pool that was there when the weights were taught.
-    pool = bench.weights(taught).card["facts"].get("pool", {})
+    pool = bench.weights(taught).card.get("facts", {}).get("pool", {})
     others = {f"in-distribution set {id_set}": known}
     if pool:
         others[f"outlier pool {pool['name']}"] = pool["note"]

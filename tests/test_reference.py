@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from oodbench.api import Places
 from oodbench.files import shipped_results
 from oodbench.plan import Plan, Request, make_plan
 from oodbench.records import find_records, read_record, read_scores
 from oodbench.registry import entries, load
+from oodbench.store import tensors_digest
 
 ROOT = Path(__file__).parents[1] / "results"
 SEEDS = (0, 1, 2)
@@ -85,6 +88,34 @@ def test_the_reference_is_small() -> None:
     assert {path.suffix for path in files} == {".json", ".npz", ".safetensors"}
 
 
+def test_everything_that_ships_is_small_and_whole() -> None:
+    kept = [path for path in ROOT.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert sum(path.stat().st_size for path in kept) < 25 * MEGABYTE
+    shipped = {}
+    for card in ROOT.glob("*/weights/*/*.json"):
+        known = json.loads(card.read_text(encoding="utf-8"))
+        tensors = load_file(card.with_suffix(".safetensors"))
+        assert tensors_digest(tensors) == known["digest"]
+        shipped[known["digest"]] = known["facts"]
+    for path in find_records(ROOT):
+        record = read_record(path)
+        assert record["digests"]["weights"] in shipped, path
+        pool = shipped[record["digests"]["weights"]].get("pool", {})
+        own = set(record["notes"])
+        assert not pool.get("note") or own & {
+            pool["note"],
+            f"outlier pool {pool['name']}: {pool['note']}",
+        }
+
+
+def test_every_format_shows_all_suites_that_ship(call: Any) -> None:
+    suites = {path.parent.name for path in ROOT.glob("*/ids")}
+    for form in ("markdown", "csv", "latex", "json", "html"):
+        result = call("leaderboard", "--reference", "--format", form)
+        assert result.code == 0, result.err
+        assert all(suite in result.out for suite in suites)
+
+
 def test_an_attacker_with_more_means_never_helps_the_defender(records: Any) -> None:
     means: dict[Any, list[float]] = defaultdict(list)
     for record in records.values():
@@ -119,7 +150,7 @@ def test_shipped_weights_give_the_reference_scores_again(
 
 
 def test_the_leaderboard_of_the_reference_has_every_detector(call: Any) -> None:
-    result = call("leaderboard", "--reference", "--preset", "standard")
+    result = call("leaderboard", "--reference", "--suite", "mini", "--preset", "standard")
     assert result.code == 0
     rows = [line for line in result.out.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(entries("detectors"))

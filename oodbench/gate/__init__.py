@@ -41,7 +41,8 @@ def check(
 
     Args:
         results: Folder of results; None takes ``./oodbench-results``, never the reference.
-        against: Folder of the reference; None takes the one that ships.
+        against: Folder of the reference; None takes the one that ships, of whose suites those
+            count that the results have something of.
         selection: Which cells count.
         tolerance: Loss that is let pass, a fraction in [0, 1).
         allow_missing: Whether cells may be missing.
@@ -60,9 +61,34 @@ def check(
         before, after = _chosen_of_both(
             selection, before, after, f"{reference.name} or {mine.name}"
         )
+    if reference.ships:
+        before = _of_suites_at_hand(before, after, reference, mine, progress)
     matches = matched(before, after)
     findings = compare(matches, mine, reference, tolerance=tolerance, progress=progress)
     return Report(findings, mine.name, reference.name, tolerance, allow_missing, same)
+
+
+def _of_suites_at_hand(
+    before: Sequence[Stored],
+    after: Sequence[Stored],
+    reference: Results,
+    mine: Results,
+    progress: Progress | None,
+) -> list[Stored]:
+    """Return the cells of a reference whose suites some results are of, and tell of the others.
+
+    What ships has suites that not everybody has the images of. Nothing is left out where no suite
+    would be left.
+    """
+    at_hand = {stored.record["suite"] for stored in after}
+    suites = dict.fromkeys(stored.record["suite"] for stored in before)
+    others = [suite for suite in suites if suite not in at_hand]
+    if not others or len(others) == len(suites):
+        return list(before)
+    (progress or Progress()).note(
+        f"{reference.name} has {', '.join(others)} too, of which {mine.name} has nothing"
+    )
+    return [stored for stored in before if stored.record["suite"] in at_hand]
 
 
 def check_again(
