@@ -92,8 +92,7 @@ class LInf(Perturbation):
                 objective.gradient,
                 ball,
                 uniform_start.round(),
-                steps=PAPER_STEPS,
-                step=1,
+                [1] * PAPER_STEPS,
             )
             yield Candidate(to_grid(found, centres, self.eps), "published/uniform")
             return

@@ -1,6 +1,6 @@
 """ACET: outlier exposure with attacked outliers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from oodbench.families import MaxProbability
 from oodbench.fields import at_least, attack_in_training
+from oodbench.identity import UNNAMED_AT_DEFAULT
 from oodbench.recipe import Batch, Recipe, Stage, doubled_batch
 from oodbench.schedule import Schedule
 from oodbench.scores import uniform_cross_entropy
@@ -25,6 +26,7 @@ class AdversarialConfidence(Recipe):
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
         """Return one stage of doubled batches, with as many random outliers as images."""
@@ -39,6 +41,7 @@ class AdversarialConfidence(Recipe):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
+            falling=self.falling,
         )
         return Batch(batch.images, batch.labels, torch.cat([natural, adversarial]))
 
@@ -64,12 +67,15 @@ class ACET(MaxProbability):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
+        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+            from uniform noise as published, which a small network may learn to tell from images.
     """
 
     weight: float = 1.0
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "weight")
@@ -79,5 +85,9 @@ class ACET(MaxProbability):
     def recipe(self) -> Recipe:
         """Outliers pulled to the uniform distribution, half of them attacked."""
         return AdversarialConfidence(
-            weight=self.weight, eps=self.eps, steps=self.steps, step=self.step
+            weight=self.weight,
+            eps=self.eps,
+            steps=self.steps,
+            step=self.step,
+            falling=self.falling,
         )

@@ -1,13 +1,14 @@
 """ATOM: adversarial training with informative outlier mining."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
+from oodbench.identity import UNNAMED_AT_DEFAULT
 from oodbench.mining import QUANTILES, MinedOutliers, check_quantile
 from oodbench.recipe import Batch, Recipe
 from oodbench.scores import reject_class
@@ -24,6 +25,7 @@ class MinedAdversarialOutliers(MinedOutliers):
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Attack the second half of the outliers away from the reject class."""
@@ -34,6 +36,7 @@ class MinedAdversarialOutliers(MinedOutliers):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
+            falling=self.falling,
         )
         return Batch(batch.images, batch.labels, torch.cat([natural, adversarial]))
 
@@ -55,6 +58,8 @@ class ATOM(RejectClass):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
+        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+            from uniform noise as published, which a small network may learn to tell from images.
     """
 
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"quantile": QUANTILES}
@@ -64,6 +69,7 @@ class ATOM(RejectClass):
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
@@ -81,4 +87,5 @@ class ATOM(RejectClass):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
+            falling=self.falling,
         )

@@ -1,6 +1,6 @@
 """ROWL: a background class, and adversarial training of all classes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
+from oodbench.identity import UNNAMED_AT_DEFAULT
 from oodbench.model import Model
 from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Recipe, Stage, doubled_batch
@@ -30,6 +31,7 @@ class AdversarialBackground(Recipe):
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
     outliers_per_image: float = 0.0
 
     def outputs(self, classes: int) -> int:
@@ -65,6 +67,7 @@ class AdversarialBackground(Recipe):
                 eps=self.eps,
                 steps=self.steps,
                 step=self.step,
+                falling=self.falling,
             )
         else:
             copies = images
@@ -104,6 +107,8 @@ class ROWL(RejectClass):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
+        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+            from uniform noise as published, which a small network may learn to tell from images.
     """
 
     decision: ClassVar[float | None] = 0.0
@@ -114,6 +119,7 @@ class ROWL(RejectClass):
     eps: int = 8
     steps: int = 5
     step: int = 2
+    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         if self.background is not None and not 0 < self.background <= 1:
@@ -132,6 +138,7 @@ class ROWL(RejectClass):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
+            falling=self.falling,
             outliers_per_image=self.background,
         )
 

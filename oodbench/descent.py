@@ -5,7 +5,7 @@ Images are float32 tensors [N, 3, H, W] in 0..255 here; a function to be lowered
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,12 +85,12 @@ def _rows(mask: Tensor) -> Tensor:
 
 
 def pgd(
-    value: Value, gradient: Gradient, ball: Ball, start: Tensor, steps: int, step: float
+    value: Value, gradient: Gradient, ball: Ball, start: Tensor, sizes: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Descend with a fixed step, keeping the best point of each image.
+    """Descend with steps of given sizes, keeping the best point of each image.
 
     Projected gradient descent on the sign of the gradient (Madry et al., ICLR 2018), the best
-    taken over the centre, the start and every iterate. With a whole step and a whole start all
+    taken over the centre, the start and every iterate. With whole steps and a whole start all
     points lie on the 8-bit grid.
 
     Args:
@@ -98,20 +98,29 @@ def pgd(
         gradient: The same with its gradient.
         ball: Where to search.
         start: First iterate, in levels.
-        steps: Number of gradient steps.
-        step: Step size in levels.
+        sizes: Size of each gradient step in levels.
 
     Returns:
-        The best images in levels and their values; it costs ``steps`` gradients and two values.
+        The best images in levels and their values; it costs a gradient a step and two values.
     """
     best = _Best(ball.centres, value(ball.centres / LEVELS))
     levels = ball.project(start)
-    for _ in range(steps):
+    for size in sizes:
         values, gradients = gradient(levels / LEVELS)
         best.offer(levels, values)
-        levels = ball.project(levels - step * gradients.sign())
+        levels = ball.project(levels - size * gradients.sign())
     best.offer(levels, value(levels / LEVELS))
     return best.levels, best.values
+
+
+def falling_sizes(radius: int, count: int) -> list[int]:
+    """Return sizes of steps that fall from about a radius to a level, whole levels ≥ 1.
+
+    radius·(1 − i/count)^1.5 for step i, and half the radius for the first, so that a descent from
+    the centre does not start at a corner of the ball.
+    """
+    sizes = [radius * (1 - i / count) ** 1.5 for i in range(count)]
+    return [max(1, round(size)) for size in (radius / 2, *sizes[1:])]
 
 
 @dataclass(frozen=True)

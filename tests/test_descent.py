@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oodbench.descent import Ball, Steps, momentum_descent, pgd
+from oodbench.descent import Ball, Steps, falling_sizes, momentum_descent, pgd
 from oodbench.threat import LEVELS
 
 SHAPE = (3, 4, 4)
@@ -84,7 +84,7 @@ def falling(
 def plain(
     counted: Counted, ball: Ball, start: Tensor, steps: int, step: float
 ) -> tuple[Tensor, Tensor]:
-    return pgd(counted.value, counted.gradient, ball, start, steps, step)
+    return pgd(counted.value, counted.gradient, ball, start, [step] * steps)
 
 
 def run(
@@ -134,7 +134,7 @@ def test_pgd_keeps_the_centre_or_the_start_where_nothing_is_lower(which: str) ->
     def away(images: Tensor) -> tuple[Tensor, Tensor]:
         return value(images), -torch.ones_like(images)  # leads off both
 
-    found, values = pgd(value, away, ball, start, steps=5, step=1)
+    found, values = pgd(value, away, ball, start, [1] * 5)
     assert torch.equal(found, wanted)
     assert values.item() == 0
 
@@ -319,3 +319,12 @@ def test_a_start_outside_is_projected_first() -> None:
     ball = Ball.around(centres(2), 3)
     found, _ = run(plain, Counted(bumpy), ball, ball.centres + 300, 1, 1.0)
     assert bool(((found - ball.centres).abs() <= 3).all())
+
+
+@given(st.integers(1, 255), st.integers(1, 40))
+def test_falling_sizes_are_whole_never_grow_and_stay_in_the_ball(radius: int, count: int) -> None:
+    sizes = falling_sizes(radius, count)
+    assert len(sizes) == count
+    assert all(isinstance(size, int) and 1 <= size <= radius for size in sizes)
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
+    assert falling_sizes(8, 5) == [4, 6, 4, 2, 1]

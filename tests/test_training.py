@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.detectors.acet import ACET
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
-from oodbench.detectors.rowl import AdversarialBackground
+from oodbench.detectors.rowl import ROWL, AdversarialBackground
 from oodbench.identity import canonical_json, parameters
 from oodbench.images import ArrayImages
 from oodbench.network import Network, initialised
@@ -28,7 +29,7 @@ from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Plain, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
-from oodbench.threat import to_float
+from oodbench.threat import farthest, to_float
 from oodbench.trainer import Trained, TrainingRequest, build, train
 from oodbench.training import Augmented, DeviceImages, Training, punched, shifted
 
@@ -405,6 +406,38 @@ def test_the_attack_differs_from_step_to_step_and_repeats_itself() -> None:
 
     assert torch.equal(attacked(1), attacked(1))
     assert not torch.equal(attacked(1), attacked(2))
+
+
+@pytest.mark.parametrize("detector", [ATOM(quantile=0), ACET(), ROWL(background=1 / 3)], ids=repr)
+def test_falling_steps_start_at_the_image_and_are_another_recipe(detector: Any) -> None:
+    falling = replace(detector, falling=True)
+    assert falling.recipe != detector.recipe
+    assert "falling" not in parameters(detector) | parameters(detector.recipe)
+    assert parameters(falling)["falling"]
+    assert parameters(falling.recipe)["falling"]
+
+
+def test_a_network_that_knows_noise_is_attacked_by_falling_steps_alone() -> None:
+    """What rises with high frequencies and falls with brightness hides from a noisy start."""
+    training, before, _ = prepared()
+
+    class Watchful(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            rough = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
+            return torch.stack([torch.zeros(len(images)), 50 * rough - images.mean((1, 2, 3))], 1)
+
+    training.network = Watchful()  # type: ignore[assignment]
+    grey = torch.full_like(before.outliers, 100 / 255)
+
+    def lowered(falling: bool) -> float:
+        found = training.attacked(
+            grey, lambda logits: logits[:, 1], eps=8, steps=5, step=2, falling=falling
+        )
+        assert farthest((found * 255).round(), grey * 255) <= 8
+        return float((Watchful()(grey) - Watchful()(found))[:, 1].mean())
+
+    assert lowered(falling=False) == 0
+    assert lowered(falling=True) > 0
 
 
 # The loop
