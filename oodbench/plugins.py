@@ -151,6 +151,9 @@ def field_types(spec: PluginSpec) -> Mapping[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(plugin) if field.init}
 
 
+_TOLD: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
 def _parsed(text: str, raw: str, wanted: Any) -> Any:
     try:
         value = ast.literal_eval(raw)
@@ -158,6 +161,8 @@ def _parsed(text: str, raw: str, wanted: Any) -> Any:
         value = raw
     allowed = typing.get_args(wanted) or (wanted,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
+    if bool in kinds and raw.lower() in ("true", "false"):
+        value = raw.lower() == "true"
     if isinstance(value, bool) and bool not in kinds:
         kinds = ()
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -167,7 +172,9 @@ def _parsed(text: str, raw: str, wanted: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise RequestError(f"--set {text}: {raw!r} is not a finite number")
     if not kinds or not isinstance(value, tuple(k for k in kinds if isinstance(k, type))):
-        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
+        names = " or ".join(
+            _TOLD.get(kind, getattr(kind, "__name__", str(kind))) for kind in allowed
+        )
         raise RequestError(f"--set {text}: {raw!r} is not {names}")
     return value
 

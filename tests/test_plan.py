@@ -317,3 +317,11 @@ def test_a_detector_that_fails_takes_no_other_along_and_a_second_run_goes_on(
     assert mended.code == 0
     assert len(mended.json) == 3 * len({(r["perturbation"], r["set"]) for r in mended.json})
     assert {p: stamps(tmp_path / "results")[p] for p in written} == written
+
+
+@pytest.mark.parametrize(("raw", "value"), [("true", True), ("False", False), ("FALSE", False)])
+def test_true_and_false_are_read_however_they_are_spelt(raw: str, value: bool) -> None:
+    from oodbench.plugins import PluginSpec, with_settings
+
+    (spec,) = with_settings([PluginSpec("detectors", "rowl")], [f"adversary={raw}"])
+    assert spec.instance.adversary is value
