@@ -1185,6 +1185,13 @@ def test_a_folder_that_no_import_wrote_is_not_touched(
     assert contents(root) == before
 
 
+def _replacement(there: bool, load: Any, tmp_path: Path) -> Path:
+    """Import a set if there is to be one; return a folder of other pictures to replace it."""
+    if there:
+        assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    return write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
+
+
 @pytest.mark.parametrize("moment", ["pixels", "manifest", "move"])
 @pytest.mark.parametrize("there", [False, True])
 def test_an_import_that_is_killed_leaves_the_old_set_or_nothing(
@@ -1195,10 +1202,8 @@ def test_an_import_that_is_killed_leaves_the_old_set_or_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if there:
-        assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    source = _replacement(there, load, tmp_path)
     before = contents(root)
-    source = write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -1228,10 +1233,8 @@ def test_a_replacement_that_fails_between_its_two_moves_leaves_the_old_set(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if there:
-        assert load("mine", write_folder(tmp_path / "a", {"1.png": encoded(1)})).code == 0
+    source = _replacement(there, load, tmp_path)
     before = contents(root)
-    source = write_folder(tmp_path / "b", {f"{i}.png": encoded(i) for i in range(5)})
     rename, moved = os.rename, []
 
     def failing(old: Path, new: Path) -> None:
