@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oodbench.errors import DamagedFileError
 from oodbench.files import write_atomically
-from oodbench.identity import SHORT, digest, digest_bytes
+from oodbench.identity import SHORT, canonical_json, digest, digest_bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TensorStore:
         except (OSError, ValueError, SafetensorError) as error:
             raise _unreadable(path, error) from error
         whole = card["digest"] == tensors_digest(tensors)
-        ours = card["identity"] == json.loads(json.dumps(identity))
+        ours = canonical_json(card["identity"]) == canonical_json(identity)
         if not whole or not ours:
             reason = "was changed after it was written" if ours else "belongs to something else"
             raise DamagedFileError(f"{path} {reason}; delete it, or use --retrain")

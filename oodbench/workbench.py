@@ -1,7 +1,6 @@
 """What a process has open: suites, images, networks, fitted statistics, each once."""
 
 import ctypes
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import expanded, shipped_results, writable_folder
 from oodbench.foreign import network_class
 from oodbench.given import GIVEN, Given, given_network
-from oodbench.identity import PROTOCOL, digest, parameters
+from oodbench.identity import PROTOCOL, canonical_json, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
 from oodbench.imported import ImportedSet, UserSet, is_imported, user_suite
 from oodbench.model import Backbone, Model
@@ -282,13 +281,13 @@ class Workbench:
         """
         if self.settings.retrain or not self._pool_is_missing(taught):
             return None
-        wanted = self._identity_without_pool(taught)
+        wanted = canonical_json(self._identity_without_pool(taught))
         *folders, stem = self._weights_stem(taught)
         for store in (self._store, TensorStore(shipped_results())):
             for path in sorted(store.root.joinpath(*folders).glob(f"{stem}--*.json")):
                 identity = read_card(path)["identity"]
                 pool = identity["digests"].pop("pool", None)
-                if pool is not None and identity == json.loads(json.dumps(wanted)):
+                if pool is not None and canonical_json(identity) == wanted:
                     return str(pool)
         return None
 
