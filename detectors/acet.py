@@ -26,7 +26,7 @@ class AdversarialConfidence(Recipe):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
         """Return one stage of doubled batches, with as many random outliers as images."""
@@ -41,7 +41,7 @@ class AdversarialConfidence(Recipe):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            falling=self.falling,
+            mixed=self.mixed,
         )
         return Batch(batch.images, batch.labels, torch.cat([natural, adversarial]))
 
@@ -67,7 +67,9 @@ class ACET(MaxProbability):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
-        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+        mixed: Whether it starts at the image, with steps that become smaller, along signs for half
+            of the images and along the gradient for half (`Training.attacked`), in place of fixed
+            ones
             from uniform noise as published, which a small network may learn to tell from images.
     """
 
@@ -75,7 +77,7 @@ class ACET(MaxProbability):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "weight")
@@ -89,5 +91,5 @@ class ACET(MaxProbability):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            falling=self.falling,
+            mixed=self.mixed,
         )

@@ -25,7 +25,7 @@ class MinedAdversarialOutliers(MinedOutliers):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Attack the second half of the outliers away from the reject class."""
@@ -36,7 +36,7 @@ class MinedAdversarialOutliers(MinedOutliers):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            falling=self.falling,
+            mixed=self.mixed,
         )
         return Batch(batch.images, batch.labels, torch.cat([natural, adversarial]))
 
@@ -58,7 +58,9 @@ class ATOM(RejectClass):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
-        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+        mixed: Whether it starts at the image, with steps that become smaller, along signs for half
+            of the images and along the gradient for half (`Training.attacked`), in place of fixed
+            ones
             from uniform noise as published, which a small network may learn to tell from images.
     """
 
@@ -69,7 +71,7 @@ class ATOM(RejectClass):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
@@ -87,5 +89,5 @@ class ATOM(RejectClass):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            falling=self.falling,
+            mixed=self.mixed,
         )

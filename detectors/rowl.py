@@ -31,7 +31,7 @@ class AdversarialBackground(Recipe):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
     outliers_per_image: float = 0.0
 
     def outputs(self, classes: int) -> int:
@@ -67,7 +67,7 @@ class AdversarialBackground(Recipe):
                 eps=self.eps,
                 steps=self.steps,
                 step=self.step,
-                falling=self.falling,
+                mixed=self.mixed,
             )
         else:
             copies = images
@@ -107,7 +107,9 @@ class ROWL(RejectClass):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
-        falling: Whether it starts at the image and its steps become smaller, in place of fixed ones
+        mixed: Whether it starts at the image, with steps that become smaller, along signs for half
+            of the images and along the gradient for half (`Training.attacked`), in place of fixed
+            ones
             from uniform noise as published, which a small network may learn to tell from images.
     """
 
@@ -119,7 +121,7 @@ class ROWL(RejectClass):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    falling: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         if self.background is not None and not 0 < self.background <= 1:
@@ -138,7 +140,7 @@ class ROWL(RejectClass):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            falling=self.falling,
+            mixed=self.mixed,
             outliers_per_image=self.background,
         )
 

@@ -1,4 +1,4 @@
-"""Sign-gradient searches in an L∞ ball, in grey levels.
+"""Gradient searches in an L∞ ball, in grey levels.
 
 Images are float32 tensors [N, 3, H, W] in 0..255 here; a function to be lowered takes them in
 [0, 1]. Rows never influence each other.
@@ -21,6 +21,8 @@ Gradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 _KEPT = 0.75
+# Euclidean length of an unsigned step of size 1, in levels.
+_UNSIGNED = 20
 _LOOK = 8
 """Every so many steps images that no longer move are looked for."""
 # Keeps a gradient of zero from being divided by zero.
@@ -84,14 +86,39 @@ def _rows(mask: Tensor) -> Tensor:
     return mask[:, None, None, None]
 
 
+def mixed_directions(gradients: Tensor) -> Tensor:
+    """Return signs for every other image, and for the rest the gradient, scaled.
+
+    Its Euclidean length is then 20, where that of the signs of a 32×32 image is 55: steps that
+    follow the gradient leave most pixels where they are and move a few of them far.
+
+    Args:
+        gradients: float32 [N, 3, H, W].
+
+    Returns:
+        float32 [N, 3, H, W].
+    """
+    directions = gradients.sign()
+    directions[1::2] = torch.nn.functional.normalize(gradients[1::2].flatten(1)).view_as(
+        gradients[1::2]
+    )
+    directions[1::2] *= _UNSIGNED
+    return directions
+
+
 def pgd(
-    value: Value, gradient: Gradient, ball: Ball, start: Tensor, sizes: Sequence[float]
+    value: Value,
+    gradient: Gradient,
+    ball: Ball,
+    start: Tensor,
+    sizes: Sequence[float],
+    directions: Callable[[Tensor], Tensor] = torch.sign,
 ) -> tuple[Tensor, Tensor]:
     """Descend with steps of given sizes, keeping the best point of each image.
 
-    Projected gradient descent on the sign of the gradient (Madry et al., ICLR 2018), the best
-    taken over the centre, the start and every iterate. With whole steps and a whole start all
-    points lie on the 8-bit grid.
+    Projected gradient descent, by default on the sign of the gradient (Madry et al., ICLR 2018),
+    the best taken over the centre, the start and every iterate, each rounded to the 8-bit grid
+    before it is evaluated.
 
     Args:
         value: The function to lower.
@@ -99,6 +126,7 @@ def pgd(
         ball: Where to search.
         start: First iterate, in levels.
         sizes: Size of each gradient step in levels.
+        directions: Gradients [N, 3, H, W] → what a step of size 1 takes away.
 
     Returns:
         The best images in levels and their values; it costs a gradient a step and two values.
@@ -106,10 +134,12 @@ def pgd(
     best = _Best(ball.centres, value(ball.centres / LEVELS))
     levels = ball.project(start)
     for size in sizes:
-        values, gradients = gradient(levels / LEVELS)
-        best.offer(levels, values)
-        levels = ball.project(levels - size * gradients.sign())
-    best.offer(levels, value(levels / LEVELS))
+        points = levels.round()
+        values, gradients = gradient(points / LEVELS)
+        best.offer(points, values)
+        levels = ball.project(levels - size * directions(gradients))
+    points = levels.round()
+    best.offer(points, value(points / LEVELS))
     return best.levels, best.values
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.descent import Ball, Gradient, Value, falling_sizes, pgd
+from oodbench.descent import Ball, Gradient, Value, falling_sizes, mixed_directions, pgd
 from oodbench.images import Images
 from oodbench.model import input_gradient
 from oodbench.network import Network, fold_batch_norm
@@ -246,22 +246,23 @@ class Training:
         eps: int,
         steps: int,
         step: int,
-        falling: bool = False,
+        mixed: bool = False,
     ) -> Tensor:
         """Lower a function of the logits of the current network about each image.
 
         The attack of Chen et al. (2021, code): from round(U(−ε, ε)), sign steps of whole levels,
         the best of the image itself, the start and every iterate. A network that learns to tell
-        that noise from images is attacked by it no more; falling steps from the image itself
-        (`falling_sizes`) have no such mark.
+        that noise from images is attacked by it no more. A mixed attack has no such mark: it starts
+        at the image itself, its steps become smaller (`falling_sizes`), and half of the images
+        take them along the signs of the gradient, half along the gradient (`mixed_directions`).
 
         Args:
             images: float32 [N, 3, H, W] in [0, 1], whole grey levels.
             of_logits: Logits of all N images [N, outputs] → values [N].
             eps: Radius in grey levels.
             steps: Gradient steps.
-            step: Step size in grey levels; not of falling steps.
-            falling: Whether to start at the image, with steps that become smaller.
+            step: Step size in grey levels; not of a mixed attack.
+            mixed: Whether the attack is mixed.
 
         Returns:
             float32 [N, 3, H, W] in [0, 1], whole grey levels.
@@ -269,7 +270,7 @@ class Training:
         objective = self.frozen_objective(of_logits)
         centres = (images * LEVELS).round()
         start = centres
-        if not falling:
+        if not mixed:
             noise = torch.rand(images.shape, generator=self.generator("attack/start"))
             start = centres + ((2 * noise - 1) * eps).round().to(centres)
         found, _ = pgd(
@@ -277,7 +278,8 @@ class Training:
             objective.gradient,
             Ball.around(centres, eps),
             start,
-            falling_sizes(eps, steps) if falling else [step] * steps,
+            falling_sizes(eps, steps) if mixed else [step] * steps,
+            mixed_directions if mixed else torch.sign,
         )
         return found / LEVELS
 

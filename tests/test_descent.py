@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oodbench.descent import Ball, Steps, falling_sizes, momentum_descent, pgd
+from oodbench.descent import Ball, Steps, falling_sizes, mixed_directions, momentum_descent, pgd
 from oodbench.threat import LEVELS
 
 SHAPE = (3, 4, 4)
@@ -319,6 +319,35 @@ def test_a_start_outside_is_projected_first() -> None:
     ball = Ball.around(centres(2), 3)
     found, _ = run(plain, Counted(bumpy), ball, ball.centres + 300, 1, 1.0)
     assert bool(((found - ball.centres).abs() <= 3).all())
+
+
+def test_mixed_directions_are_signs_and_gradients_of_length_20_in_turn() -> None:
+    gradients = (
+        torch.randn(5, *SHAPE, generator=rng(0)) * torch.logspace(-6, 6, 5)[:, None, None, None]
+    )
+    gradients[3] = 0
+    found = mixed_directions(gradients).flatten(1)
+    flat = gradients.flatten(1)
+    assert torch.equal(found[0::2], flat[0::2].sign())
+    assert found[1].norm().item() == pytest.approx(20)
+    assert torch.nn.functional.cosine_similarity(found[1], flat[1], 0).item() == pytest.approx(1)
+    assert not found[3].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 16))
+def test_mixed_pgd_stays_on_whole_levels_of_the_ball_and_keeps_values_of_what_it_returns(
+    seed: int, k: int
+) -> None:
+    ball = Ball.around(centres(4, seed), k)
+    counted = Counted(bumpy)
+    found, values = pgd(
+        counted.value, counted.gradient, ball, ball.centres, falling_sizes(k, 5), mixed_directions
+    )
+    assert all(torch.equal(seen * LEVELS, (seen * LEVELS).round()) for seen in counted.seen)
+    assert bool(((found - ball.centres).abs() <= k).all())
+    assert torch.equal(values, bumpy(found / LEVELS))
+    assert bool((values <= bumpy(ball.centres / LEVELS)).all())
 
 
 @given(st.integers(1, 255), st.integers(1, 40))

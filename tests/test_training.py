@@ -409,15 +409,15 @@ def test_the_attack_differs_from_step_to_step_and_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize("detector", [ATOM(quantile=0), ACET(), ROWL(background=1 / 3)], ids=repr)
-def test_falling_steps_start_at_the_image_and_are_another_recipe(detector: Any) -> None:
-    falling = replace(detector, falling=True)
-    assert falling.recipe != detector.recipe
-    assert "falling" not in parameters(detector) | parameters(detector.recipe)
-    assert parameters(falling)["falling"]
-    assert parameters(falling.recipe)["falling"]
+def test_a_mixed_attack_is_another_recipe(detector: Any) -> None:
+    mixed = replace(detector, mixed=True)
+    assert mixed.recipe != detector.recipe
+    assert "mixed" not in parameters(detector) | parameters(detector.recipe)
+    assert parameters(mixed)["mixed"]
+    assert parameters(mixed.recipe)["mixed"]
 
 
-def test_a_network_that_knows_noise_is_attacked_by_falling_steps_alone() -> None:
+def test_a_network_that_knows_noise_is_attacked_by_a_mixed_attack_alone() -> None:
     """What rises with high frequencies and falls with brightness hides from a noisy start."""
     training, before, _ = prepared()
 
@@ -429,15 +429,15 @@ def test_a_network_that_knows_noise_is_attacked_by_falling_steps_alone() -> None
     training.network = Watchful()  # type: ignore[assignment]
     grey = torch.full_like(before.outliers, 100 / 255)
 
-    def lowered(falling: bool) -> float:
+    def lowered(mixed: bool) -> float:
         found = training.attacked(
-            grey, lambda logits: logits[:, 1], eps=8, steps=5, step=2, falling=falling
+            grey, lambda logits: logits[:, 1], eps=8, steps=5, step=2, mixed=mixed
         )
         assert farthest((found * 255).round(), grey * 255) <= 8
         return float((Watchful()(grey) - Watchful()(found))[:, 1].mean())
 
-    assert lowered(falling=False) == 0
-    assert lowered(falling=True) > 0
+    assert lowered(mixed=False) == 0
+    assert lowered(mixed=True) > 0
 
 
 # The loop
