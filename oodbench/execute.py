@@ -128,7 +128,7 @@ class _Run:
         with self.bench.progress.task("scoring", total) as task:
             for group in groups.values():
                 title = group[0].title if len(group) == 1 else group[0].image_set
-                self._group(tuple(group), partial(task.advance, note=title))
+                self._group(tuple(group), partial(task.advance, note=title), task.expect)
 
     def _cost(self, cells: Sequence[Cell]) -> float:
         """Return how much work is ticked for cells of one group."""
@@ -203,7 +203,12 @@ class _Run:
 
     # Cells
 
-    def _group(self, cells: tuple[Cell, ...], tick: Callable[[float], None]) -> None:
+    def _group(
+        self,
+        cells: tuple[Cell, ...],
+        tick: Callable[[float], None],
+        expect: Callable[[float], None],
+    ) -> None:
         count = len(self._images(cells[0]))
         failed: set[Cell] = set()
         pieces: dict[Cell, list[Piece]] = {cell: [] for cell in cells}
@@ -219,7 +224,7 @@ class _Run:
                     todo.append(cell)
             if not todo:
                 continue
-            results = run_work(Work(tuple(todo), start, stop), self.bench, tick)
+            results = run_work(Work(tuple(todo), start, stop), self.bench, tick, expect)
             for cell, result in zip(todo, results, strict=True):
                 if isinstance(result, Exception):
                     failed.add(cell)

@@ -285,6 +285,7 @@ def _fall_back(
     centres = centres[rows]
     names = [ids[i] for i in rows.tolist()]
     part = {name: objective.rows(rows) for name, objective in objectives.items()}
+    ledger.falls_back(len(rows), perturbation.gradient_steps, fallback.queries)
     for search, functions in (
         (perturbation, stand_ins(subject, centres, ledger)),
         (fallback, part),
@@ -293,7 +294,6 @@ def _fall_back(
             _check(search, candidate, centres)
             shown = Shown.of(candidate.images)
             _offered(subject, perturbation, verdict, candidate, shown, rows)
-    ledger.fallback["images"] += len(rows)
 
 
 def _check(perturbation: Perturbation, candidate: Candidate, centres: Tensor) -> None:

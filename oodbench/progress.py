@@ -18,6 +18,9 @@ class Task(Protocol):
     def advance(self, amount: float, note: str = "") -> None:
         """Report that ``amount`` more is done, with a short note on how it goes."""
 
+    def expect(self, amount: float) -> None:
+        """Report that ``amount`` more than was foreseen is to be done."""
+
 
 class Progress:
     """Reports nothing; the base of those that do."""
@@ -33,6 +36,9 @@ class Progress:
 
 class _Silent:
     def advance(self, amount: float, note: str = "") -> None:
+        return
+
+    def expect(self, amount: float) -> None:
         return
 
 
@@ -72,6 +78,9 @@ class _Lines:
         left = (now - self._start) * max(self._total - self._done, 0) / now_done
         text = f"{self._description}: {100 * share:.0f} %, {left:.0f} s left"
         print(f"{text}{'; ' + note if note else ''}", file=self._stream, flush=True)
+
+    def expect(self, amount: float) -> None:
+        self._total += amount
 
 
 class BarProgress(Progress):
@@ -129,3 +138,7 @@ class _Bar:
 
     def advance(self, amount: float, note: str = "") -> None:
         self._bars.update(self._task, advance=amount, note=note)
+
+    def expect(self, amount: float) -> None:
+        (total,) = [task.total for task in self._bars.tasks if task.id == self._task]
+        self._bars.update(self._task, total=total + amount)

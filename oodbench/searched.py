@@ -58,6 +58,7 @@ class Ledger:
             time (``random``).
         fallback: On how many images (``images``) the fallback searched.
         tick: Called with the work done, in gradients of one image.
+        expect: Called with work that was not foreseen, in the same unit, before it is done.
     """
 
     gradient_images: int = 0
@@ -65,11 +66,18 @@ class Ledger:
     checks: Counter[str] = field(default_factory=Counter)
     fallback: Counter[str] = field(default_factory=Counter)
     tick: Callable[[float], None] | None = None
+    expect: Callable[[float], None] | None = None
 
     def scored(self, images: int) -> None:
         """Take note of images scored without a gradient."""
         if self.tick is not None:
             self.tick(FORWARD_COST * images)
+
+    def falls_back(self, images: int, gradient_steps: int, queries: int) -> None:
+        """Take note of images that are to be searched once more, and by the fallback."""
+        self.fallback["images"] += images
+        if self.expect is not None:
+            self.expect(images * (gradient_steps + FORWARD_COST * queries))
 
     def record(self, name: str, gradients: Tensor, first: bool) -> None:
         """Take note of the gradients of one batch."""

@@ -58,7 +58,10 @@ class Piece:
 
 
 def run_work(
-    work: Work, bench: Workbench, tick: Callable[[float], None] | None = None
+    work: Work,
+    bench: Workbench,
+    tick: Callable[[float], None] | None = None,
+    expect: Callable[[float], None] | None = None,
 ) -> list[Piece | Exception]:
     """Do a piece of work; a detector that fails does not take the others along.
 
@@ -66,6 +69,7 @@ def run_work(
         work: What to do.
         bench: Where it is done.
         tick: Called with the work done, in gradients of one image.
+        expect: Called with work that was not foreseen, before it is done.
 
     Returns:
         A piece or the error for each cell, in order.
@@ -74,7 +78,7 @@ def run_work(
     results: list[Piece | Exception] = []
     for group in groups:
         try:
-            results += with_memory(bench, partial(_attempt, group, work, bench, tick))
+            results += with_memory(bench, partial(_attempt, group, work, bench, tick, expect))
         except Exception as error:
             results += [error] * len(group)
     return results
@@ -100,9 +104,10 @@ def _attempt(
     work: Work,
     bench: Workbench,
     tick: Callable[[float], None] | None,
+    expect: Callable[[float], None] | None,
     batch_size: int,
 ) -> list[Piece | Exception]:
-    pending = [_Pending(cell, Ledger(tick=tick)) for cell in cells]
+    pending = [_Pending(cell, Ledger(tick=tick, expect=expect)) for cell in cells]
     subject = cells[0].subject
     images = bench.limited(subject.taught.suite, cells[0].image_set, subject.limit)
     all_ids = images.ids

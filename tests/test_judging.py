@@ -279,12 +279,15 @@ def test_images_without_a_sound_gradient_are_searched_by_the_fallback_too() -> N
     images = torch.tensor([100, 200, 120], dtype=torch.uint8)[:, None, None, None]
     images = images.expand(-1, 3, 8, 8).contiguous()
     stage = WithSquare(moves=(-2,))
-    ledger = Ledger()
+    unforeseen: list[float] = []
+    ledger = Ledger(expect=unforeseen.append)
     (verdict,) = worst_case([subject(Fixed(function))], [stage], images, IDS, 7, ledger)
     assert [tag.partition(":")[0] for tag in verdict.tags] == ["0", "square", "0"]
     assert ledger.checks["zero"] == 1
     assert ledger.checks["images"] == 3
     assert dict(ledger.fallback) == {"images": 1}
+    # Five steps more of its own and 300 queries.
+    assert unforeseen == [5 + 300 * FORWARD_COST]
     assert (images.int() - verdict.images.int()).abs().amax((1, 2, 3))[1] <= 8
     # Alone in a batch it is found the same.
     (alone,) = worst_case([subject(Fixed(function))], [stage], images[1:2], IDS[1:2], 7, Ledger())

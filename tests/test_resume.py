@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from oodbench import execute, work
 from oodbench.__main__ import main
 from oodbench.api import Places
 from oodbench.plan import Request, make_plan
-from oodbench.progress import LineProgress, Progress, Task
+from oodbench.progress import BarProgress, LineProgress, Progress, Task
 from oodbench.records import find_records, read_scores
 from oodbench.store import TensorStore
 from oodbench.trainer import train
@@ -246,6 +247,9 @@ class _Stopping(Progress):
         if self.left < 0:
             raise KeyboardInterrupt
 
+    def expect(self, amount: float) -> None:
+        return
+
 
 def test_the_time_left_of_resumed_work_is_reckoned_from_what_was_done_since(
     monkeypatch: pytest.MonkeyPatch,
@@ -260,6 +264,23 @@ def test_the_time_left_of_resumed_work_is_reckoned_from_what_was_done_since(
         now += 20
         task.advance(9, "well")
     assert log.getvalue() == "work: 60 %, 160 s left; well\n"
+
+
+def test_work_that_was_not_foreseen_is_still_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 50.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = io.StringIO()
+    with LineProgress(log).task("work", total=100) as task:
+        task.expect(100)
+        now += 100
+        task.advance(100)
+    assert log.getvalue() == "work: 50 %, 100 s left\n"
+
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with BarProgress(console) as bars, bars.task("work", 100) as task:
+        task.advance(100)
+        task.expect(300)
+        assert bars._bars.tasks[0].percentage == 25
 
 
 TRAINED = ("msp", "oe", "acet", "ccu", "rowl", "sofl", "ntom", "atom", "energy_finetuned")

@@ -803,6 +803,9 @@ class Counting(Progress):
     def advance(self, amount: float, note: str = "") -> None:
         self.done += amount
 
+    def expect(self, amount: float) -> None:
+        self.total += amount
+
 
 @pytest.mark.parametrize("recipe", [Plain(), TwoStages()], ids=["plain", "two-stages"])
 def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
