@@ -18,6 +18,7 @@ from oodbench.files import locked
 from oodbench.identity import digest
 from oodbench.images import Images
 from oodbench.plan import Plan
+from oodbench.progress import Foresight
 from oodbench.recording import Evidence, device_name, facts_of_search, record_of
 from oodbench.records import (
     Arrays,
@@ -211,6 +212,7 @@ class _Run:
     ) -> None:
         count = len(self._images(cells[0]))
         failed: set[Cell] = set()
+        ahead = Foresight(expect, count)
         pieces: dict[Cell, list[Piece]] = {cell: [] for cell in cells}
         for start in range(0, count, _RANGE):
             stop = min(start + _RANGE, count)
@@ -223,8 +225,9 @@ class _Run:
                 elif cell not in failed:
                     todo.append(cell)
             if not todo:
+                ahead.kept(stop - start)
                 continue
-            results = run_work(Work(tuple(todo), start, stop), self.bench, tick, expect)
+            results = run_work(Work(tuple(todo), start, stop), self.bench, tick, ahead)
             for cell, result in zip(todo, results, strict=True):
                 if isinstance(result, Exception):
                     failed.add(cell)
@@ -233,6 +236,7 @@ class _Run:
                 pieces[cell].append(result)
                 if stop < count or start > 0:
                     self._keep(cell, start, stop, result)
+        ahead.end()
         for cell in cells:
             if cell not in failed:
                 self._store_pieces(cell, pieces[cell])

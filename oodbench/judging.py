@@ -285,7 +285,9 @@ def _fall_back(
     centres = centres[rows]
     names = [ids[i] for i in rows.tolist()]
     part = {name: objective.rows(rows) for name, objective in objectives.items()}
-    ledger.falls_back(len(rows), perturbation.gradient_steps, fallback.queries)
+    # Where nothing is differentiable the first search, which was foreseen, did not take place.
+    searched = any(objective.differentiable for objective in objectives.values())
+    ledger.falls_back(len(rows), perturbation.gradient_steps if searched else 0, fallback.queries)
     for search, functions in (
         (perturbation, stand_ins(subject, centres, ledger)),
         (fallback, part),

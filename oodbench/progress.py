@@ -1,7 +1,7 @@
 """How long work reports how far it is."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -12,6 +12,52 @@ _LINE_SECONDS = 15.0
 _LEAST_SHARE = 0.02
 
 
+class Foresight:
+    """Work that shows itself as images are done, foreseen for those that are left."""
+
+    def __init__(self, expect: Callable[[float], None], images: int) -> None:
+        """Look ahead.
+
+        Args:
+            expect: Called with what is to be done beyond what it was called with before; less
+                than 0 where less is now foreseen.
+            images: How many images there are to do.
+        """
+        self._expect = expect
+        self._left = images
+        self._done = self._at_hand = 0
+        self._met = self._foreseen = 0.0
+
+    def begin(self, images: int) -> None:
+        """Take note of images whose work begins, that of those before being done."""
+        self._done += self._at_hand
+        self._at_hand = images
+        if self._done:
+            self._look_ahead(self._done)
+        self._left -= images
+
+    def kept(self, images: int) -> None:
+        """Take note of images that were done before."""
+        self._left -= images
+
+    def meet(self, work: float) -> None:
+        """Take note of work on the images at hand."""
+        self._met += work
+        self._look_ahead(self._done + self._at_hand)
+
+    def end(self) -> None:
+        """Foresee nothing more."""
+        self._left = 0
+        self.begin(0)
+
+    def _look_ahead(self, images: int) -> None:
+        """Foresee for those left what was met on so many images."""
+        foreseen = self._met * (1 + max(self._left, 0) / images)
+        if foreseen != self._foreseen:
+            self._expect(foreseen - self._foreseen)
+            self._foreseen = foreseen
+
+
 class Task(Protocol):
     """A piece of work with a known length."""
 
@@ -19,7 +65,7 @@ class Task(Protocol):
         """Report that ``amount`` more is done, with a short note on how it goes."""
 
     def expect(self, amount: float) -> None:
-        """Report that ``amount`` more than was foreseen is to be done."""
+        """Report that ``amount`` more is to be done than was foreseen, less where it is < 0."""
 
 
 class Progress:
@@ -140,5 +186,6 @@ class _Bar:
         self._bars.update(self._task, advance=amount, note=note)
 
     def expect(self, amount: float) -> None:
-        (total,) = [task.total for task in self._bars.tasks if task.id == self._task]
-        self._bars.update(self._task, total=total + amount)
+        # `update` would forget how fast the work went so far.
+        (task,) = [task for task in self._bars.tasks if task.id == self._task]
+        task.total = (task.total or 0) + amount

@@ -14,6 +14,7 @@ import torch
 
 from oodbench.cells import Cell
 from oodbench.judging import Verdict, final_scores, first_stage, next_stage
+from oodbench.progress import Foresight
 from oodbench.records import Arrays, ids_array
 from oodbench.searched import Ledger
 from oodbench.subject import Shown, Subject, judged
@@ -61,7 +62,7 @@ def run_work(
     work: Work,
     bench: Workbench,
     tick: Callable[[float], None] | None = None,
-    expect: Callable[[float], None] | None = None,
+    ahead: Foresight | None = None,
 ) -> list[Piece | Exception]:
     """Do a piece of work; a detector that fails does not take the others along.
 
@@ -69,7 +70,7 @@ def run_work(
         work: What to do.
         bench: Where it is done.
         tick: Called with the work done, in gradients of one image.
-        expect: Called with work that was not foreseen, before it is done.
+        ahead: Told of the images that are begun, and of work that nobody could foresee.
 
     Returns:
         A piece or the error for each cell, in order.
@@ -78,7 +79,7 @@ def run_work(
     results: list[Piece | Exception] = []
     for group in groups:
         try:
-            results += with_memory(bench, partial(_attempt, group, work, bench, tick, expect))
+            results += with_memory(bench, partial(_attempt, group, work, bench, tick, ahead))
         except Exception as error:
             results += [error] * len(group)
     return results
@@ -104,16 +105,20 @@ def _attempt(
     work: Work,
     bench: Workbench,
     tick: Callable[[float], None] | None,
-    expect: Callable[[float], None] | None,
+    ahead: Foresight | None,
     batch_size: int,
 ) -> list[Piece | Exception]:
-    pending = [_Pending(cell, Ledger(tick=tick, expect=expect)) for cell in cells]
+    pending = [
+        _Pending(cell, Ledger(tick=tick, expect=ahead.meet if ahead else None)) for cell in cells
+    ]
     subject = cells[0].subject
     images = bench.limited(subject.taught.suite, cells[0].image_set, subject.limit)
     all_ids = images.ids
     for begin in range(work.start, work.stop, batch_size):
         indices = np.arange(begin, min(begin + batch_size, work.stop))
         ids = [all_ids[i] for i in indices.tolist()]
+        if ahead is not None:
+            ahead.begin(len(indices))
         _one_batch(pending, bench, bench.pixels(images, indices), ids)
         if tick is not None:
             tick(len(indices) * len(cells))

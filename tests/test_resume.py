@@ -25,7 +25,7 @@ from oodbench import execute, work
 from oodbench.__main__ import main
 from oodbench.api import Places
 from oodbench.plan import Request, make_plan
-from oodbench.progress import BarProgress, LineProgress, Progress, Task
+from oodbench.progress import BarProgress, Foresight, LineProgress, Progress, Task
 from oodbench.records import find_records, read_scores
 from oodbench.store import TensorStore
 from oodbench.trainer import train
@@ -281,6 +281,26 @@ def test_work_that_was_not_foreseen_is_still_to_be_done(monkeypatch: pytest.Monk
         task.advance(100)
         task.expect(300)
         assert bars._bars.tasks[0].percentage == 25
+
+
+def test_work_met_on_some_images_is_foreseen_for_those_that_are_left() -> None:
+    told: list[float] = []
+    ahead = Foresight(told.append, 100)
+    ahead.kept(20)
+    ahead.begin(20)
+    assert told == []
+    ahead.meet(50)  # 20 of 80 images have met it: 200 in all
+    assert sum(told) == 200
+    ahead.begin(20)
+    assert sum(told) == 200
+    ahead.begin(10)  # none on those before: 50 on 40 images
+    assert sum(told) == 100
+    ahead.meet(50)  # 100 on 50 images
+    assert sum(told) == 160
+    ahead.begin(30)
+    assert sum(told) == 160
+    ahead.end()  # none on the last
+    assert sum(told) == 100
 
 
 TRAINED = ("msp", "oe", "acet", "ccu", "rowl", "sofl", "ntom", "atom", "energy_finetuned")
