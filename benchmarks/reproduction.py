@@ -35,9 +35,12 @@ COMPARED = ("svhn", "textures", "miniplaces", "isun")
 TIERS = (("atom",), ("acet",), ("msp", "odin", "mahalanobis", "sofl", "oe", "ccu", "ntom"))
 """Claimed order under attack: the paper's method, the other that holds, those that do not."""
 APART = ("rowl",)
-"""Published without its adversary (D2), and so in no tier of that table; here it has one."""
+"""Published without its adversary (D2), and so in no tier of that table; here it has one. Those
+with a training attack that was not published stand apart too."""
 OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
+MIXED, WITH_MIXED = "mixed", ", mixed"
+"""A field of detectors taught with attacked images, and what stands behind the name with it."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
 PAGE = Path(__file__).parents[1] / "docs/reproduction.md"
 
@@ -52,7 +55,8 @@ class Stored:
     Attributes:
         suite: Name of the suite.
         records: Records by detector, perturbation, preset and OOD set: of detectors with the
-            published hyper-parameters and of the published radius, on the most images.
+            published hyper-parameters, or with a mixed training attack besides, and of the
+            published radius, on the most images.
         results: Gives their scores.
     """
 
@@ -103,9 +107,10 @@ def stored(
             continue
         if record["eps"] not in (None, EPS):
             continue
-        if canonical_json(record["params"]) != published_params(suite, record["detector"]):
+        detector = shown_as(record)
+        if detector is None:
             continue
-        key = tuple(record[k] for k in ("detector", "perturbation", "preset", "set"))
+        key = (detector, *(record[k] for k in ("perturbation", "preset", "set")))
         other = found.get(key)
         if other is not None and _size(other) == _size(record):
             raise ValueError(f"two records of {', '.join(key)}; take one out of {root}")
@@ -113,6 +118,16 @@ def stored(
             found[key] = record
     results = Results(root, parted(all_records)[0], all_records)
     return Stored(suite, found, results)
+
+
+def shown_as(record: Record) -> str | None:
+    """Return the name of a record's row; None where it has parameters of its own."""
+    name: str = record["detector"]
+    published = published_params(record["suite"], name)
+    if canonical_json(record["params"]) == published:
+        return name
+    rest = {k: v for k, v in record["params"].items() if k != MIXED}
+    return name + WITH_MIXED if canonical_json(rest) == published else None
 
 
 def _size(record: Record) -> tuple[int, int]:
@@ -139,7 +154,7 @@ def beside(found: Stored) -> Iterator[str]:
         rows = []
         for detector in found.detectors:
             row: list[str] = [detector]
-            known = table.get((detector, attack))
+            known = table.get((detector.removesuffix(WITH_MIXED), attack))
             row.append(_pair(known) if known else "")
             for preset in ("paper", "standard"):
                 records = found.of(detector, attack, preset)
@@ -215,7 +230,8 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
             for tier in TIERS
         ]
         line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
-        line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in APART if name in mean)
+        apart = [name for name in mean if name in APART or name.endswith(WITH_MIXED)]
+        line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in apart)
         yield f"{line}. {order_holds(mean)}"
 
 
