@@ -69,8 +69,8 @@ class ACET(MaxProbability):
         step: Its step size in grey levels; 2.
         mixed: Whether it starts at the image, with steps that become smaller, along signs for half
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
-            ones
-            from uniform noise as published, which a small network may learn to tell from images.
+            ones from uniform noise as published, which a small network may learn to tell from
+            images.
     """
 
     weight: float = 1.0

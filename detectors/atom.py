@@ -60,8 +60,8 @@ class ATOM(RejectClass):
         step: Its step size in grey levels; 2.
         mixed: Whether it starts at the image, with steps that become smaller, along signs for half
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
-            ones
-            from uniform noise as published, which a small network may learn to tell from images.
+            ones from uniform noise as published, which a small network may learn to tell from
+            images.
     """
 
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"quantile": QUANTILES}

@@ -1,6 +1,6 @@
 """ROWL: a background class, and adversarial training of all classes."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
-from oodbench.identity import UNNAMED_AT_DEFAULT
 from oodbench.model import Model
 from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Recipe, Stage, doubled_batch
@@ -31,7 +30,6 @@ class AdversarialBackground(Recipe):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
     outliers_per_image: float = 0.0
 
     def outputs(self, classes: int) -> int:
@@ -67,7 +65,6 @@ class AdversarialBackground(Recipe):
                 eps=self.eps,
                 steps=self.steps,
                 step=self.step,
-                mixed=self.mixed,
             )
         else:
             copies = images
@@ -107,10 +104,6 @@ class ROWL(RejectClass):
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
         step: Its step size in grey levels; 2.
-        mixed: Whether it starts at the image, with steps that become smaller, along signs for half
-            of the images and along the gradient for half (`Training.attacked`), in place of fixed
-            ones
-            from uniform noise as published, which a small network may learn to tell from images.
     """
 
     decision: ClassVar[float | None] = 0.0
@@ -121,7 +114,6 @@ class ROWL(RejectClass):
     eps: int = 8
     steps: int = 5
     step: int = 2
-    mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         if self.background is not None and not 0 < self.background <= 1:
@@ -140,7 +132,6 @@ class ROWL(RejectClass):
             eps=self.eps,
             steps=self.steps,
             step=self.step,
-            mixed=self.mixed,
             outliers_per_image=self.background,
         )
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodbench.descent import Ball, mixed_directions
 from oodbench.detectors.acet import ACET
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
-from oodbench.detectors.rowl import ROWL, AdversarialBackground
+from oodbench.detectors.rowl import AdversarialBackground
 from oodbench.identity import canonical_json, parameters
 from oodbench.images import ArrayImages
 from oodbench.network import Network, initialised
@@ -408,13 +409,33 @@ def test_the_attack_differs_from_step_to_step_and_repeats_itself() -> None:
     assert not torch.equal(attacked(1), attacked(2))
 
 
-@pytest.mark.parametrize("detector", [ATOM(quantile=0), ACET(), ROWL(background=1 / 3)], ids=repr)
+@pytest.mark.parametrize("detector", [ATOM(quantile=0), ACET()], ids=repr)
 def test_a_mixed_attack_is_another_recipe(detector: Any) -> None:
     mixed = replace(detector, mixed=True)
     assert mixed.recipe != detector.recipe
     assert "mixed" not in parameters(detector) | parameters(detector.recipe)
     assert parameters(mixed)["mixed"]
     assert parameters(mixed.recipe)["mixed"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("detector", [ATOM(quantile=0), ACET()], ids=repr)
+def test_a_recipe_attacks_as_it_says(
+    detector: Any, mixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, before, _ = prepared()
+    batch = Batch(before.outliers[:2], LABELS[:2], before.outliers)
+    asked: list[tuple[bool, list[int], bool]] = []
+
+    def search(
+        value: Any, gradient: Any, ball: Ball, start: Tensor, sizes: Any, directions: Any
+    ) -> tuple[Tensor, Tensor]:
+        asked.append((torch.equal(start, ball.centres), sizes, directions is mixed_directions))
+        return start, torch.zeros(len(start))
+
+    monkeypatch.setattr("oodbench.training.pgd", search)
+    replace(detector, mixed=mixed).recipe.prepare(training, batch)
+    assert asked == [(mixed, [4, 6, 4, 2, 1] if mixed else [2] * 5, mixed)]
 
 
 def test_a_network_that_knows_noise_is_attacked_by_a_mixed_attack_alone() -> None:
