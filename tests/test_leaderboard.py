@@ -250,7 +250,7 @@ OTHER_COLUMN: dict[str, tuple[dict[str, Any], set[str]]] = {
     "kind": ({"kind": "certified"}, {"linf 8/255", "linf 8/255 certified"}),
     "parameters": (
         {"attack": {**SEARCH, "params": {"preset": "standard", "eps": 8, "momentum": 0.5}}},
-        {"linf 8/255, no momentum", "linf 8/255, momentum=0.5"},
+        {"linf 8/255", "linf 8/255, momentum=0.5"},
     ),
     "version": (plugins(linf=2), {"linf 8/255, version unknown", "linf 8/255, version 2"}),
     "version of a stage": (

@@ -339,6 +339,15 @@ def test_scores_that_are_not_there_are_told_and_compared_with_nothing(
         assert "** |" not in row
 
 
+def test_a_row_without_a_parameter_that_others_name_keeps_its_name(
+    add: Add, tmp_path: Path
+) -> None:
+    for params in ({"eps": 8}, {"eps": 8, "mixed": True}):
+        add(detector="atom", params=params)
+    frame = lb.leaderboard(tmp_path)
+    assert set(frame["row"]) == {"atom", "atom (mixed=true)"}
+
+
 # Published figures
 
 

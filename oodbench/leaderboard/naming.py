@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,18 +77,26 @@ def _told(
 ) -> list[str]:
     """Add to each name how the thing differs from others of the same name.
 
+    The one that only lacks what others have, such as a parameter that is not named where it has
+    its default, keeps the plain name.
+
     Args:
         names: Names of some things.
         about: What may have to be said of each, by what it is about.
         form: How name and differences stand together.
     """
-    labels = []
+    differences, lacks = [], []
     for name, mine in zip(names, about, strict=True):
         others = [its for other, its in zip(names, about, strict=True) if other == name]
         differing = [text for key, text in mine.items() if any(o.get(key) != text for o in others)]
         missing = sorted({key for other in others for key in other} - set(mine))
-        told = ", ".join(differing or [f"no {key}" for key in missing])
-        labels.append(form.format(name, told) if told else name)
+        differences.append(", ".join(differing))
+        lacks.append(", ".join(f"no {key}" for key in missing))
+    plain = Counter(name for name, told in zip(names, differences, strict=True) if not told)
+    labels = []
+    for name, told, lacking in zip(names, differences, lacks, strict=True):
+        said = told or (lacking if plain[name] > 1 else "")
+        labels.append(form.format(name, said) if said else name)
     return labels
 
 
