@@ -1,6 +1,6 @@
 """What a run will do: the cells asked for, what they stand on, and what is there already."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,15 +107,7 @@ class Plan:
     @cached_property
     def trainings(self) -> list[Taught]:
         """The different trainings behind all cells, each after the one that it starts from."""
-        ordered: dict[Taught, None] = {}
-        for cell in self.cells:
-            chain: list[Taught] = []
-            taught: Taught | None = cell.subject.taught
-            while taught is not None:
-                chain.insert(0, taught)
-                taught = taught.start
-            ordered |= dict.fromkeys(chain)
-        return list(ordered)
+        return trainings_of(cell.subject for cell in self.cells)
 
     @property
     def notes(self) -> list[str]:
@@ -296,7 +288,8 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
         for side in sides_of(request.side, _stages(attack))
         for image_set in sets
     ]
-    _check_data(cells, bench)
+    tested = {(cell.subject.taught.suite, cell.image_set): None for cell in cells}
+    _check_data([cell.subject for cell in cells], list(tested), bench)
     if request.side != "ood" and all(cell.side == "ood" for cell in cells):
         names = ", ".join(attack.name for attack in attacks)
         bench.progress.note(f"--side {request.side} means nothing to {names}: no image is attacked")
@@ -306,20 +299,56 @@ def make_plan(request: Request, bench: Workbench, results: Path, *, force: bool 
     return plan
 
 
-def _check_data(cells: Sequence[Cell], bench: Workbench) -> None:
-    """Refuse cells whose image sets are not all there, naming every one and how to get it.
+def planned_subjects(request: Request, bench: Workbench) -> list[Subjected]:
+    """Return the detectors of a request with the trainings behind them, whatever they meet.
+
+    Raises:
+        RequestError: If something asked for is not there or does not fit.
+    """
+    detectors, _ = chosen_detectors(request, bench, ())
+    subjects = [
+        subjected(request, bench, detector, seed)
+        for detector in detectors
+        for seed in request.seeds
+    ]
+    _check_data(subjects, (), bench)
+    return subjects
+
+
+def trainings_of(subjects: Iterable[Subjected]) -> list[Taught]:
+    """Return the different trainings behind detectors, each after the one that it starts from."""
+    ordered: dict[Taught, None] = {}
+    for subject in subjects:
+        chain: list[Taught] = []
+        taught: Taught | None = subject.taught
+        while taught is not None:
+            chain.insert(0, taught)
+            taught = taught.start
+        ordered |= dict.fromkeys(chain)
+    return list(ordered)
+
+
+def _check_data(
+    subjects: Iterable[Subjected], tested: Sequence[tuple[str, str]], bench: Workbench
+) -> None:
+    """Refuse detectors whose image sets are not all there, naming every one and how to get it.
+
+    Args:
+        subjects: The detectors.
+        tested: Suites and OOD sets that they are to meet, if they are to be tested.
+        bench: Where it is done.
 
     Raises:
         RequestError: If one is not there.
     """
     wanted: dict[tuple[str, str, str], None] = {}
-    for taught in dict.fromkeys(cell.subject.taught for cell in cells):
+    for taught in dict.fromkeys(subject.taught for subject in subjects):
         suite = bench.suite(taught.suite)
-        wanted |= {(taught.suite, suite.id_set, split): None for split in ("test", "train")}
+        splits = ("test", "train") if tested else ("train",)
+        wanted |= {(taught.suite, suite.id_set, split): None for split in splits}
         if bench.lacks_pool(taught):
             wanted[taught.suite, suite.pool, "train"] = None
-    for cell in cells:
-        wanted[cell.subject.taught.suite, cell.image_set, "test"] = None
+    wanted |= {(suite_name, name, "test"): None for suite_name, name in tested}
     root = bench.settings.data_root
     lacking: dict[str, ImportedSet] = {}
     for suite_name, name, split in wanted:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from imported_data import write_set
 
+from oodbench.api import Places
 from oodbench.datasets.tinyimagenet import CIFAR10_CLASSES, TinyImageNet
 from oodbench.datasets.tinyimagenet_all import TinyImageNetAll
 from oodbench.errors import DamagedFileError, RequestError
@@ -21,6 +22,7 @@ from oodbench.imported import (
     read_manifest,
     user_suite,
 )
+from oodbench.plan import Request, make_plan, planned_subjects, trainings_of
 
 CIFAR10 = named_set("cifar10")
 
@@ -159,6 +161,25 @@ def test_any_imported_set_with_classes_is_a_suite(call: Any, tmp_path: Path) -> 
             write_set(root, fault, {"test": 4}, classes=["a"])
         with pytest.raises(RequestError, match=match):
             user_suite(fault, root)
+
+
+def test_training_needs_no_ood_sets(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_set(root, "pets", {"train": 2_060, "test": 2}, classes=["cat", "dog"])
+    bench = Places("cpu", data_root=root, store=tmp_path / "s").workbench()
+
+    def trained(suite: str, *detectors: str) -> list[str]:
+        asked = Request(suite=suite, detectors=detectors, seeds=(0, 1))
+        return [taught.title for taught in trainings_of(planned_subjects(asked, bench))]
+
+    write_set(root, "cifar10", {"train": 2_060}, classes=list("abcdefghij"))
+    plain = ["Plain, seed 0", "Plain, seed 1"]
+    assert trained("cifar10", "msp", "odin") == plain
+    with pytest.raises(RequestError, match=": tinyimagenet; get it with"):
+        trained("cifar10", "msp", "oe")
+    assert trained("pets", "msp", "odin") == plain
+    with pytest.raises(RequestError, match="name some by --ood"):
+        make_plan(Request(suite="pets", detectors=("msp",)), bench, tmp_path / "r")
 
 
 def test_an_imported_folder_is_an_ood_set_of_any_suite(

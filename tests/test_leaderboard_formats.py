@@ -61,7 +61,7 @@ def stored(root: Path, shift: float = 1.0, size: int = 60, **changed: Any) -> di
         **{"perturbation": "none", "eps": None, "attack": None, "notes": []},
         **{"n_id": size, "n_ood": size},
         **changed,
-        "digests": digests | {"weights": of_training},
+        "digests": digests | {"weights": of_training} | changed.get("digests", {}),
     }
     record["identity"] = digest({**record, "seconds": 0})
     # A name of a folder cannot hold all that a name of a plugin might.
@@ -346,6 +346,13 @@ def test_a_row_without_a_parameter_that_others_name_keeps_its_name(
         add(detector="atom", params=params)
     frame = lb.leaderboard(tmp_path)
     assert set(frame["row"]) == {"atom", "atom (mixed=true)"}
+
+
+def test_another_outlier_pool_is_another_row(add: Add, tmp_path: Path) -> None:
+    for letter in "ab":
+        add(detector="oe", digests={"pool": 64 * letter, "weights": 64 * letter})
+    frame = lb.leaderboard(tmp_path)
+    assert set(frame["row"]) == {f"oe (outlier pool {12 * letter})" for letter in "ab"}
 
 
 # Published figures

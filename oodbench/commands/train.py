@@ -38,10 +38,8 @@ def command(
 
     Weights that are there already are kept; a training that was stopped goes on.
     """
-    from pathlib import Path
-
     from oodbench.api import Places
-    from oodbench.plan import Request, make_plan
+    from oodbench.plan import Request, planned_subjects, trainings_of
     from oodbench.selecting import selections
 
     request = Request(
@@ -58,12 +56,11 @@ def command(
             for selection in selections(request, bench):
                 _show(selection)
             return
-        # Nothing is looked up among results: only what the cells stand on is wanted.
-        plan = make_plan(request, bench, Path(), force=True)
-        for taught in plan.trainings:
+        subjects = planned_subjects(request, bench)
+        for taught in trainings_of(subjects):
             stored = bench.weights(taught)
             click.echo(f"{taught.title}: {stored.path}")
-        for subject in dict.fromkeys(cell.subject for cell in plan.cells):
+        for subject in subjects:
             bench.state(subject.detector, subject.taught)
 
 

@@ -81,7 +81,9 @@ def _cells(
     table: Table, title: str, audits: Mapping[str, Mapping[str, Any]], by: str
 ) -> Iterator[dict[str, Any]]:
     by_row = arranged(table)
-    rows = sorted(by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version))
+    rows = sorted(
+        by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version, row.pool)
+    )
     columns = sorted(
         {column for row in by_row.values() for column in row}, key=lambda column: column.rank
     )

@@ -43,7 +43,9 @@ def titles(tables: Sequence[Table]) -> list[str]:
 def row_names(rows: Sequence[Row]) -> list[str]:
     """Return a name for each row; recipes are told only where nothing else differs."""
     names = [row.detector for row in rows]
-    about = [_version(row.version) | _texts(json.loads(row.params)) for row in rows]
+    about = [
+        _version(row.version) | _texts(json.loads(row.params)) | _pool(row.pool) for row in rows
+    ]
     labels = _told(names, about)
     if len(set(labels)) == len(labels):
         return labels
@@ -111,6 +113,10 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 def _version(version: str) -> dict[str, str]:
     # A parameter may be called version; none has a blank in its name.
     return {"its version": f"version {_short(version)}"}
+
+
+def _pool(digest: str) -> dict[str, str]:
+    return {"its pool": f"outlier pool {_short(digest)}"} if digest else {}
 
 
 def _texts(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

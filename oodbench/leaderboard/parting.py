@@ -70,12 +70,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """What all records of a row share beside the setting; ``params`` and ``recipe`` are JSON."""
+    """What all records of a row share beside the setting.
+
+    ``params`` and ``recipe`` are JSON, ``pool`` is the digest of the outlier pool
+    or empty.
+    """
 
     detector: str
     version: str
     params: str
     recipe: str
+    pool: str
 
     @classmethod
     def of(cls, record: Record) -> "Row":
@@ -85,6 +90,7 @@ class Row:
             version=_version(record, record["detector"]),
             params=canonical_json(record["params"]),
             recipe=canonical_json(record["recipe"]),
+            pool=record["digests"].get("pool") or "",
         )
 
 
