@@ -42,7 +42,7 @@ class LInf(Perturbation):
     """Lower the score within an L∞ ball, on the 8-bit grid.
 
     Under ``standard`` a third of the budget is spent on short runs from eight starts, the clean
-    image and random ones whose noise is constant over blocks or columns of pixels; a quarter
+    image and random ones, most with noise that is constant over blocks or columns; a quarter
     continues, for each image, the three of them that lowered the score most, and the rest the
     best of these (successive halving; Jamieson & Talwalkar, AISTATS 2016). Each run is a descent
     with momentum and falling steps (`oodbench.descent.momentum_descent`). Further objectives of a

@@ -16,7 +16,7 @@ class TinyImages80M(ImportedSet):
         archives=(Archive("", "tiny_images.bin", splits=("train",)),),
         images={"train": 79_302_017},
         withdrawn=(
-            "its authors withdrew it in June 2020 for offensive labels and pictures; use"
-            " random300k, tinyimagenet or imagenet32 as a pool"
+            "its authors withdrew it in June 2020 for offensive labels and pictures;"
+            " the suites take tinyimagenet in its place"
         ),
     )
