@@ -39,7 +39,7 @@ APART = ("rowl",)
 with a training attack that was not published stand apart too."""
 OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
-MIXED, WITH_MIXED = "mixed", ", mixed"
+MIXED, WITH_MIXED = "mixed", " mixed"
 """A field of detectors taught with attacked images, and what stands behind the name with it."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
 PAGE = Path(__file__).parents[1] / "docs/reproduction.md"
