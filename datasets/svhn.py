@@ -6,7 +6,7 @@ from typing import Any
 
 from oodbench.images import Archive, Card, ImageSet
 from oodbench.imported import ImportedSet
-from oodbench.published.suite import FAST, PublishedSuite
+from oodbench.published.suite import FAST, ZOOM, PublishedSuite
 from oodbench.schedule import PAPER, Schedule
 
 
@@ -65,6 +65,7 @@ class Svhn(PublishedSuite):
         default_factory=lambda: {
             "fast": _as_they_are(FAST),
             "paper": _as_they_are(replace(PAPER, epochs=20)),
+            "zoom": _as_they_are(ZOOM),
         }
     )
     # All as published, but for the directions of CCU's metric: see there.

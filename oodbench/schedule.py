@@ -29,6 +29,8 @@ class Schedule:
         pool_views: Augmented views of the outlier pool an epoch.
         pool_flip: Whether outliers are mirrored; None as images are.
         pool_padding: Padding of outliers before a random crop; None as of images.
+        pool_zoom: Half of the views of outliers show a square part of the picture alone, enlarged
+            to its size; the side of the part is drawn from this share of the whole on; 1 for none.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
@@ -55,6 +57,7 @@ class Schedule:
     padding_mode: str = field(default="zeros", metadata=UNNAMED_AT_DEFAULT)
     pool_flip: bool | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     pool_padding: int | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
+    pool_zoom: float = field(default=1.0, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
@@ -71,6 +74,8 @@ class Schedule:
         for name in ("learning_rate", "weight_decay"):
             if not isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+        if not 0 < self.pool_zoom <= 1:
+            raise ValueError(f"pool_zoom must be a share in (0, 1], not {self.pool_zoom}")
         if not self.momentum < 1:
             raise ValueError(f"momentum must be less than 1, not {self.momentum}")
         for name, known in (

@@ -305,7 +305,9 @@ class _Loop:
             return torch.empty(0, dtype=torch.int64)
         rng = torch_generator(training.seed, "epoch/outliers", training.stage, training.epoch)
         schedule = stage.schedule.of_pool
-        training.pool = Augmented(self._pool, schedule, schedule.pool_views, rng)
+        training.pool = Augmented(
+            self._pool, schedule, schedule.pool_views, rng, zoom=schedule.pool_zoom
+        )
         chosen = self._recipe.start_epoch(training)
         needed = stage.outliers_beside(len(self._images))
         rounds = -(-needed // len(chosen))

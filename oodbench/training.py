@@ -51,7 +51,12 @@ class Augmented:
     """
 
     def __init__(
-        self, images: DeviceImages, schedule: Schedule, views: int, rng: torch.Generator
+        self,
+        images: DeviceImages,
+        schedule: Schedule,
+        views: int,
+        rng: torch.Generator,
+        zoom: float = 1.0,
     ) -> None:
         self._images = images
         self._padding = schedule.crop_padding
@@ -63,6 +68,11 @@ class Augmented:
             else torch.zeros(count, dtype=torch.bool)
         )
         self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
+        self._shares = self._places = None
+        if zoom < 1:
+            shares = zoom + (1 - zoom) * torch.rand(count, generator=rng)
+            self._shares = torch.where(torch.rand(count, generator=rng) < 0.5, shares, 1.0)
+            self._places = torch.rand(count, 2, generator=rng)
 
     def __len__(self) -> int:
         return len(self._flip)
@@ -75,11 +85,36 @@ class Augmented:
     def batch(self, positions: Tensor) -> Tensor:
         """Return the views at ``positions``, uint8 [n, 3, H, W], on the device."""
         images = self._images.batch(positions % len(self._images))
+        if self._shares is not None and self._places is not None:
+            images = enlarged(images, self._shares[positions], self._places[positions])
         if self._padding:
             shift = self._shift[positions].to(images.device)
             images = shifted(images, self._padding, shift, self._mode)
         flip = self._flip[positions].to(images.device)
         return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+
+def enlarged(images: Tensor, shares: Tensor, places: Tensor) -> Tensor:
+    """Enlarge a square part of each image to the size of the whole, bilinearly.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        shares: Side of each part as a share of the whole, float32 [N] in (0, 1]; of 1 the image
+            stays bit for bit.
+        places: Where each part lies, float32 [N, 2] of column and row: from 0, at the left and
+            upper edge, to 1, at the right and lower one.
+
+    Returns:
+        Tensor like ``images``.
+    """
+    maps = torch.zeros(len(images), 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = shares
+    maps[:, :, 2] = (1 - shares[:, None]) * (2 * places - 1)
+    maps = maps.to(images.device)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    parts = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    whole = (shares == 1).to(images.device)[:, None, None, None]
+    return torch.where(whole, images, parts.round().to(images.dtype))
 
 
 def shifted(images: Tensor, padding: int, offsets: Tensor, mode: str = "zeros") -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +33,7 @@ from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.threat import farthest, to_float
 from oodbench.trainer import Trained, TrainingRequest, build, train
-from oodbench.training import Augmented, DeviceImages, Training, punched, shifted
+from oodbench.training import Augmented, DeviceImages, Training, enlarged, punched, shifted
 
 CPU = torch.device("cpu")
 FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0, flip=False)
@@ -170,6 +171,22 @@ def test_holes_differ_by_image_and_by_step_and_a_schedule_without_them_draws_non
     assert state(Plain(), schedule=Schedule()).with_holes(pixels) is pixels
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
+@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 0.0), (0.3, 0.9)], ids=str)
+def test_an_enlarged_part_is_that_of_pillow(share: float, place: tuple[float, float]) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), generator=torch_generator(0, "e")).byte()
+    found = enlarged(pixels, torch.tensor([share, 1.0]), torch.tensor([place, place]))
+    assert torch.equal(found[1], pixels[1])
+    side, edges = 32 * share, [32 * (1 - share) * at for at in place]
+    box = (*edges, *(edge + side for edge in edges))
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    theirs = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR, box=box)).astype(int)
+    apart = np.abs(found[0].permute(1, 2, 0).numpy().astype(int) - theirs)
+    # Pillow takes nothing from beyond the part: its outermost half pixel differs.
+    rim = math.ceil(0.5 / share)
+    assert apart[rim:-rim, rim:-rim].max() <= 1
+
+
 def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any() -> None:
     before = (
         '{"batch_size":64,"crop_padding":4,"epochs":100,"flip":true,"learning_rate":0.1,'
@@ -202,6 +219,8 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"cutout_side": -9},
         {"pool_padding": -1},
         {"pool_padding": 0.5},
+        {"pool_zoom": 0.0},
+        {"pool_zoom": 1.5},
     ],
     ids=str,
 )
@@ -520,7 +539,9 @@ def test_every_image_is_seen_once_an_epoch_with_its_label_and_its_share_of_outli
     assert orders[0][1] != orders[1][1]
 
 
-@pytest.mark.parametrize("changed", [{"pool_flip": True}, {"pool_padding": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{"pool_flip": True}, {"pool_padding": 2}, {"pool_zoom": 0.5}], ids=str
+)
 def test_outliers_may_be_moved_where_images_are_not(changed: dict[str, Any]) -> None:
     still = replace(FAST, epochs=1, flip=False, crop_padding=0)
 
