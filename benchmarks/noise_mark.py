@@ -12,20 +12,16 @@ must have been imported.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from tabulate import tabulate
+from held_out import Look, arguments, show, specs
 from torch import Tensor
 
 from oodbench import metrics
-from oodbench.api import Places
 from oodbench.attacks.linf import LInf
 from oodbench.descent import Ball, falling_sizes, pgd
 from oodbench.judging import worst_case
-from oodbench.model import input_gradient
-from oodbench.plugins import PluginSpec, resolved, with_settings
+from oodbench.plugins import PluginSpec
 from oodbench.searched import Ledger
 from oodbench.threat import LEVELS
 
@@ -35,88 +31,51 @@ KNOWN, OUTLIERS = 500, 192
 # Length of an unsigned step in levels, over the Euclidean norm of an image; it falls to 0.
 UNSIGNED, KEPT = 60.0, 0.75
 
-Score = Callable[[Tensor], Tensor]
 
-
-def unsigned(
-    score: Score, gradient: Callable[[Tensor], tuple[Tensor, Tensor]], ball: Ball, start: Tensor
-) -> Tensor:
+def unsigned(look: Look, ball: Ball, start: Tensor) -> Tensor:
     """Return the lowest scores [N] on a descent along gradients of length 1, with momentum."""
     levels, velocity = ball.project(start), torch.zeros_like(start)
-    best = torch.minimum(score(ball.centres / LEVELS), score(levels / LEVELS))
+    best = torch.minimum(look.score(ball.centres / LEVELS), look.score(levels / LEVELS))
     for step in range(STEPS):
-        _, way = gradient(levels / LEVELS)
+        _, way = look.gradient(levels / LEVELS)
         velocity = KEPT * velocity + torch.nn.functional.normalize(way.flatten(1)).view_as(way)
         levels = ball.project(levels - UNSIGNED * (1 - step / STEPS) * velocity)
-        best = torch.minimum(best, score(levels.round() / LEVELS))
+        best = torch.minimum(best, look.score(levels.round() / LEVELS))
     return best
 
 
-def row(spec: PluginSpec, title: str, arguments: argparse.Namespace) -> list[str]:
+def row(spec: PluginSpec, title: str, asked: argparse.Namespace) -> list[str]:
     """Return the figures of a detector."""
-    places = Places("cpu", data_root=arguments.data_root, store=arguments.store)
-    bench = places.workbench()
-    suite = bench.suite(arguments.suite)
-    spec = resolved(spec, suite.published)
-    taught = bench.taught(spec, arguments.suite, suite.schedule, suite.network, arguments.seed)
-    subject = bench.subject(spec, taught, "float32")
-
-    def score(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return subject.detector.score(subject.model, images)
-
-    def gradient(images: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = images.detach().requires_grad_()
-        values = subject.detector.score(subject.model, inputs)
-        return values.detach(), input_gradient(values, inputs)
-
-    def held_out(name: str, count: int) -> Tensor:
-        images = bench.images(arguments.suite, name, "val")
-        return torch.from_numpy(images.batch(range(count)))
-
-    known, outliers = held_out(suite.id_set, KNOWN).float(), held_out(suite.pool, OUTLIERS)
+    look = Look(spec, asked)
+    known = look.images(look.suite.id_set, KNOWN)[0].float()
+    outliers, names = look.images(look.suite.pool, OUTLIERS)
     ball = Ball.around(outliers, EPS)
     rng = torch.Generator().manual_seed(0)
     cells = (len(outliers), outliers.shape[1], BLOCKS, BLOCKS)
     blocks = torch.randn(cells, generator=rng).sign()
     blocks = torch.nn.functional.interpolate(blocks, outliers.shape[2:], mode="nearest") * EPS
-    names = bench.images(arguments.suite, suite.pool, "val").ids[:OUTLIERS]
-    (judged,) = worst_case([subject], [LInf(budget=BUDGET)], outliers, names, 0, Ledger())
+    (judged,) = worst_case([look.subject], [LInf(budget=BUDGET)], outliers, names, 0, Ledger())
     noise = (2 * torch.rand(ball.centres.shape, generator=rng) - 1) * EPS
     noisy = ball.project((ball.centres + noise).round())
-    of_id = score(known / LEVELS)
+    of_id = look.score(known / LEVELS)
     found = [
-        score(ball.centres / LEVELS),
-        pgd(score, gradient, ball, noisy, [1] * STEPS)[1],
-        pgd(score, gradient, ball, ball.centres, falling_sizes(EPS, STEPS))[1],
-        unsigned(score, gradient, ball, ball.centres),
-        unsigned(score, gradient, ball, ball.centres + blocks),
+        look.score(ball.centres / LEVELS),
+        pgd(look.score, look.gradient, ball, noisy, [1] * STEPS)[1],
+        pgd(look.score, look.gradient, ball, ball.centres, falling_sizes(EPS, STEPS))[1],
+        unsigned(look, ball, ball.centres),
+        unsigned(look, ball, ball.centres + blocks),
         judged.values,
     ]
     signs = ROUGH * torch.randn(known.shape, generator=rng).sign()
-    rough = score((known + signs).clamp(0, LEVELS) / LEVELS)
+    rough = look.score((known + signs).clamp(0, LEVELS) / LEVELS)
     aurocs = [f"{100 * metrics.auroc(of_id.numpy(), values.numpy()):.1f}" for values in found]
     return [title, *aurocs, f"{of_id.median():.1f}", f"{rough.median():.1f}"]
 
 
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
-    parser = argparse.ArgumentParser(description="do networks know the noise of an attack?")
-    parser.add_argument("--detectors", default="oe,atom")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME.FIELD=VALUE", help="a row more"
-    )
-    parser.add_argument("--suite", default="cifar10")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-root")
-    parser.add_argument("--store")
-    parser.add_argument("--write", action="store_true")
-    arguments = parser.parse_args()
-    specs = {name: PluginSpec("detectors", name) for name in arguments.detectors.split(",")}
-    for text in arguments.set:
-        spec = PluginSpec("detectors", text.partition(".")[0])
-        (specs[text],) = with_settings([spec], [text])
-    rows = [row(spec, title, arguments) for title, spec in specs.items()]
+    asked = arguments("do networks know the noise of an attack?")
+    rows = [row(spec, title, asked) for title, spec in specs(asked).items()]
     headers = [
         "detector",
         "natural",
@@ -129,22 +88,13 @@ def main() -> None:
         f"with signs of {ROUGH} levels",
     ]
     least = f"`linf` has {BUDGET} steps and what it falls back to"
-    text = "\n".join(
-        [
-            "# Does the network know the noise of the attack?",
-            "",
-            f"AUROC in percent of {KNOWN} held-out images against {OUTLIERS} held-out outliers,"
-            f" after {STEPS} gradient steps in a ball of {EPS} levels on the score ({least});"
-            " medians of the score of in-distribution images, and with random signs in every"
-            " pixel.",
-            "",
-            tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True),
-            "",
-        ]
+    about = (
+        f"AUROC in percent of {KNOWN} held-out images against {OUTLIERS} held-out outliers,"
+        f" after {STEPS} gradient steps in a ball of {EPS} levels on the score ({least});"
+        " medians of the score of in-distribution images, and with random signs in every pixel."
     )
-    print(text)
-    if arguments.write:
-        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    title = "Does the network know the noise of the attack?"
+    show(__file__, title, about, rows, headers, write=asked.write)
 
 
 if __name__ == "__main__":

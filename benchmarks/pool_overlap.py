@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from tabulate import tabulate
+from held_out import show
 from torch import Tensor
 
 from oodbench import metrics
@@ -125,22 +125,14 @@ def main() -> None:
             found = row(spec.instance, model, known, labels, twins, unknown)
             rows.append([pool, f"{len(bench.images(SUITE, pool, 'train')):,}", *found])
     headers = ["pool", "outliers", "accuracy", *SETS, "with a twin", "without"]
-    text = "\n".join(
-        [
-            "# What do outliers of in-distribution classes teach?",
-            "",
-            f"{DETECTOR} on {SUITE}, {arguments.epochs} epochs, one training a pool: accuracy and"
-            f" AUROC in percent of {len(test):,} test images against {arguments.images:,} of each"
-            " set; the last two are means over all sets but cifar100, of in-distribution images of"
-            " classes that the whole pool has too, and of the others.",
-            "",
-            tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True),
-            "",
-        ]
+    about = (
+        f"{DETECTOR} on {SUITE}, {arguments.epochs} epochs, one training a pool: accuracy and"
+        f" AUROC in percent of {len(test):,} test images against {arguments.images:,} of each"
+        " set; the last two are means over all sets but cifar100, of in-distribution images of"
+        " classes that the whole pool has too, and of the others."
     )
-    print(text)
-    if arguments.write:
-        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    title = "What do outliers of in-distribution classes teach?"
+    show(__file__, title, about, rows, headers, write=arguments.write)
 
 
 if __name__ == "__main__":

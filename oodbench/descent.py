@@ -99,10 +99,9 @@ def mixed_directions(gradients: Tensor) -> Tensor:
         float32 [N, 3, H, W].
     """
     directions = gradients.sign()
-    directions[1::2] = torch.nn.functional.normalize(gradients[1::2].flatten(1)).view_as(
-        gradients[1::2]
-    )
-    directions[1::2] *= _UNSIGNED
+    along = gradients[1::2]
+    length_one = torch.nn.functional.normalize(along.flatten(1)).view_as(along)
+    directions[1::2] = _UNSIGNED * length_one
     return directions
 
 

@@ -68,11 +68,11 @@ class Augmented:
             else torch.zeros(count, dtype=torch.bool)
         )
         self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
-        self._shares = self._places = None
+        self._parts: tuple[Tensor, Tensor] | None = None
         if zoom < 1:
             shares = zoom + (1 - zoom) * torch.rand(count, generator=rng)
-            self._shares = torch.where(torch.rand(count, generator=rng) < 0.5, shares, 1.0)
-            self._places = torch.rand(count, 2, generator=rng)
+            shares = torch.where(torch.rand(count, generator=rng) < 0.5, shares, 1.0)
+            self._parts = shares, torch.rand(count, 2, generator=rng)
 
     def __len__(self) -> int:
         return len(self._flip)
@@ -85,8 +85,8 @@ class Augmented:
     def batch(self, positions: Tensor) -> Tensor:
         """Return the views at ``positions``, uint8 [n, 3, H, W], on the device."""
         images = self._images.batch(positions % len(self._images))
-        if self._shares is not None and self._places is not None:
-            images = enlarged(images, self._shares[positions], self._places[positions])
+        if self._parts is not None:
+            images = enlarged(images, *(each[positions] for each in self._parts))
         if self._padding:
             shift = self._shift[positions].to(images.device)
             images = shifted(images, self._padding, shift, self._mode)

@@ -1,0 +1,90 @@
+"""What scripts share that look at trained detectors on images held out of training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from oodbench.api import Places
+from oodbench.model import input_gradient
+from oodbench.plugins import PluginSpec, resolved, with_settings
+
+_BATCH = 250
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Read the command line: detectors, suite, seed, places, and whether to write."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--detectors", default="oe,atom")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME.FIELD=VALUE", help="a row more"
+    )
+    parser.add_argument("--suite", default="cifar10")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-root")
+    parser.add_argument("--store")
+    parser.add_argument("--write", action="store_true")
+    return parser.parse_args()
+
+
+def specs(asked: argparse.Namespace) -> Mapping[str, PluginSpec]:
+    """Return the detectors asked for by the title of their rows."""
+    found = {name: PluginSpec("detectors", name) for name in asked.detectors.split(",")}
+    for text in asked.set:
+        spec = PluginSpec("detectors", text.partition(".")[0])
+        (found[text],) = with_settings([spec], [text])
+    return found
+
+
+class Look:
+    """A trained detector, and images that its training has not seen."""
+
+    def __init__(self, spec: PluginSpec, asked: argparse.Namespace) -> None:
+        places = Places("cpu", data_root=asked.data_root, store=asked.store)
+        self._bench = places.workbench()
+        self._asked = asked
+        self.suite = suite = self._bench.suite(asked.suite)
+        spec = resolved(spec, suite.published)
+        taught = self._bench.taught(spec, asked.suite, suite.schedule, suite.network, asked.seed)
+        self.subject = self._bench.subject(spec, taught, "float32")
+
+    def images(self, name: str, count: int) -> tuple[Tensor, Sequence[str]]:
+        """Return the first held-out images of a set, uint8 [N, 3, H, W], and their ids."""
+        images = self._bench.images(self._asked.suite, name, "val")
+        return torch.from_numpy(images.batch(range(count))), images.ids[:count]
+
+    def score(self, images: Tensor) -> Tensor:
+        """Return the scores [N] of images [N, 3, H, W] in [0, 1]."""
+        with torch.no_grad():
+            parts = torch.split(images, _BATCH)
+            return torch.cat(
+                [self.subject.detector.score(self.subject.model, part) for part in parts]
+            )
+
+    def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores [N] of images [N, 3, H, W] in [0, 1], and their gradients."""
+        inputs = images.detach().requires_grad_()
+        values = self.subject.detector.score(self.subject.model, inputs)
+        return values.detach(), input_gradient(values, inputs)
+
+
+def show(
+    script: str,
+    title: str,
+    about: str,
+    rows: Sequence[Sequence[str]],
+    headers: Sequence[str],
+    *,
+    write: bool,
+) -> None:
+    """Print a table under a title; where asked to, keep it beside its script."""
+    table = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+    text = f"# {title}\n\n{about}\n\n{table}\n"
+    print(text)
+    if write:
+        Path(script).with_suffix(".md").write_text(text, encoding="utf-8")
