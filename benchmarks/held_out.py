@@ -25,6 +25,7 @@ def arguments(description: str) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="NAME.FIELD=VALUE", help="a row more"
     )
     parser.add_argument("--suite", default="cifar10")
+    parser.add_argument("--schedule", help="the suite's own by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-root")
     parser.add_argument("--store")
@@ -50,7 +51,8 @@ class Look:
         self._asked = asked
         self.suite = suite = self._bench.suite(asked.suite)
         spec = resolved(spec, suite.published)
-        taught = self._bench.taught(spec, asked.suite, suite.schedule, suite.network, asked.seed)
+        schedule = asked.schedule or suite.schedule
+        taught = self._bench.taught(spec, asked.suite, schedule, suite.network, asked.seed)
         self.subject = self._bench.subject(spec, taught, "float32")
 
     def images(self, name: str, count: int) -> tuple[Tensor, Sequence[str]]:

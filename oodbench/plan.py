@@ -107,7 +107,7 @@ class Plan:
     @cached_property
     def trainings(self) -> list[Taught]:
         """The different trainings behind all cells, each after the one that it starts from."""
-        return trainings_of(cell.subject for cell in self.cells)
+        return trainings_of((cell.subject for cell in self.cells), self.bench)
 
     @property
     def notes(self) -> list[str]:
@@ -315,7 +315,7 @@ def planned_subjects(request: Request, bench: Workbench) -> list[Subjected]:
     return subjects
 
 
-def trainings_of(subjects: Iterable[Subjected]) -> list[Taught]:
+def trainings_of(subjects: Iterable[Subjected], bench: Workbench) -> list[Taught]:
     """Return the different trainings behind detectors, each after the one that it starts from."""
     ordered: dict[Taught, None] = {}
     for subject in subjects:
@@ -323,7 +323,7 @@ def trainings_of(subjects: Iterable[Subjected]) -> list[Taught]:
         taught: Taught | None = subject.taught
         while taught is not None:
             chain.insert(0, taught)
-            taught = taught.start
+            taught = bench.start(taught)
         ordered |= dict.fromkeys(chain)
     return list(ordered)
 

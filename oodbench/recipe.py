@@ -82,6 +82,10 @@ class Recipe(ABC):
         """Return the stages of the training under a schedule."""
         return (Stage(schedule),)
 
+    def uses_outliers(self, schedule: Schedule) -> bool:
+        """Whether any stage of the training under a schedule has outliers."""
+        return any(stage.outliers_per_image for stage in self.stages(schedule))
+
     def modules(self, training: "Training") -> dict[str, nn.Module]:
         """Build modules that are trained and stored beside the network."""
         return {}

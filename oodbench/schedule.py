@@ -9,6 +9,8 @@ from oodbench.identity import UNNAMED_AT_DEFAULT
 POLICIES = ("step", "one_cycle", "cosine")
 PRECISIONS = ("float32", "bfloat16", "auto")
 PADDING_MODES = ("zeros", "reflect")
+OF_OUTLIERS = ("pool_views", "pool_flip", "pool_padding", "pool_zoom")
+"""Fields of a schedule that mean nothing to a recipe without outliers."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ class Schedule:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if not all(0 < share <= 1 for share in self.milestones):
             raise ValueError(f"milestones must be shares in (0, 1], not {self.milestones}")
+
+    @property
+    def without_outliers(self) -> "Schedule":
+        """What of the schedule a recipe without outliers goes by; the rest as by default."""
+        default = Schedule()
+        return replace(self, **{name: getattr(default, name) for name in OF_OUTLIERS})
 
     @property
     def of_pool(self) -> "Schedule":

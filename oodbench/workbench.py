@@ -83,12 +83,6 @@ class Taught:
     weights: str | None = None
 
     @property
-    def start(self) -> "Taught | None":
-        """The training whose weights this one starts from."""
-        first = self.recipe.start_from
-        return None if first is None else replace(self, recipe=first)
-
-    @property
     def title(self) -> str:
         """Short name for people."""
         return f"{type(self.recipe).__name__}, seed {self.seed}"
@@ -193,9 +187,33 @@ class Workbench:
             recipe = detector.instance.recipe
         except ValueError as error:
             raise RequestError(f"detector {detector.name}: {error}") from error
-        found = Taught(suite, recipe, schedule, network, seed, weights)
+        name = self._schedule_of(recipe, suite, schedule)
+        found = Taught(suite, recipe, name, network, seed, weights)
         self._users.setdefault(found, {})[detector.name] = None
         return found
+
+    def start(self, taught: Taught) -> Taught | None:
+        """Return the training whose weights another one starts from."""
+        first = taught.recipe.start_from
+        if first is None:
+            return None
+        name = self._schedule_of(first, taught.suite, taught.schedule)
+        return replace(taught, recipe=first, schedule=name)
+
+    def _schedule_of(self, recipe: Recipe, suite: str, name: str) -> str:
+        """Return the name that a schedule has for a recipe.
+
+        Of schedules that differ in nothing but how outliers are shown, a recipe without outliers
+        goes by the first: they teach it the same.
+        """
+        schedule = self.schedule(suite, name)
+        if recipe.uses_outliers(schedule):
+            return name
+        return next(
+            other
+            for other, its in self.suite(suite).schedules.items()
+            if its.without_outliers == schedule.without_outliers
+        )
 
     def title(self, taught: Taught) -> str:
         """Return what people call a training: its detectors, as far as any was asked for."""
@@ -226,8 +244,7 @@ class Workbench:
 
     def needs_pool(self, taught: Taught) -> bool:
         """Whether a training uses the outlier pool."""
-        stages = taught.recipe.stages(self.schedule(taught.suite, taught.schedule))
-        return any(stage.outliers_per_image for stage in stages)
+        return taught.recipe.uses_outliers(self.schedule(taught.suite, taught.schedule))
 
     def weights_identity(self, taught: Taught) -> dict[str, Any]:
         """Return what determines the weights of a training.
@@ -262,7 +279,7 @@ class Workbench:
         given = self.given(taught)
         if given is not None:
             digests["weights"] = given.stored.digest
-        start = taught.start
+        start = self.start(taught)
         return {
             "protocol": PROTOCOL,
             **self.training_question(taught),
@@ -352,7 +369,8 @@ class Workbench:
         found = self.stored_weights(taught)
         if found is not None:
             return found
-        start = None if taught.start is None else self.weights(taught.start).tensors
+        before = self.start(taught)
+        start = None if before is None else self.weights(before).tensors
         path = self._weights_path(self._store, taught)
         writable_folder(path.parent, "weights")
         # Another process may be training the same weights: wait, then use what it made.

@@ -170,7 +170,7 @@ def test_training_needs_no_ood_sets(tmp_path: Path) -> None:
 
     def trained(suite: str, *detectors: str) -> list[str]:
         asked = Request(suite=suite, detectors=detectors, seeds=(0, 1))
-        return [taught.title for taught in trainings_of(planned_subjects(asked, bench))]
+        return [taught.title for taught in trainings_of(planned_subjects(asked, bench), bench)]
 
     write_set(root, "cifar10", {"train": 2_060}, classes=list("abcdefghij"))
     plain = ["Plain, seed 0", "Plain, seed 1"]

@@ -212,7 +212,7 @@ OTHER_TABLE: dict[str, dict[str, Any]] = {
     "preset": {"preset": "paper"},
     "protocol": {"protocol": 2},
     "network version": plugins(conv3=2),
-    "schedule": {"schedule": {**TEMPLATE["schedule"], "name": "paper"}},
+    "schedule": {"schedule": {**TEMPLATE["schedule"], "name": "paper", "epochs": 100}},
     "schedule of the same name": {"schedule": {**TEMPLATE["schedule"], "epochs": 3}},
     "limit": {"n_id": 10, "n_ood": 10},
     "OOD limit": {"n_ood": 10},

@@ -355,6 +355,27 @@ def test_another_outlier_pool_is_another_row(add: Add, tmp_path: Path) -> None:
     assert set(frame["row"]) == {f"oe (outlier pool {12 * letter})" for letter in "ab"}
 
 
+def test_outliers_shown_otherwise_are_another_row_of_the_table(add: Add, tmp_path: Path) -> None:
+    schedule = {"name": "fast", "epochs": 24, "pool_views": 4}
+    zoom = {**schedule, "name": "zoom", "pool_zoom": 0.25}
+    add(detector="msp", schedule=schedule)
+    for each in (schedule, zoom):
+        add(detector="oe", schedule=each)
+    add(detector="acet", schedule=zoom)
+    frame = lb.leaderboard(tmp_path)
+    assert set(frame["row"]) == {"msp", "oe (schedule fast)", "oe (schedule zoom)", "acet"}
+    (title,) = set(frame["table"])
+    assert ", schedule fast, zoom, " in title
+    assert set(frame["schedule"]) == {"fast, zoom"}
+
+
+def test_views_of_outliers_that_differ_under_one_name_are_told(add: Add, tmp_path: Path) -> None:
+    for share in (0.25, 0.5):
+        add(detector="oe", schedule={"name": "fast", "epochs": 24, "pool_zoom": share})
+    frame = lb.leaderboard(tmp_path)
+    assert set(frame["row"]) == {"oe (pool_zoom=0.25)", "oe (pool_zoom=0.5)"}
+
+
 # Published figures
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from imported_data import write_set
 
+from oodbench.api import Places
 from oodbench.datasets.tinyimagenet import CIFAR10_CLASSES
 from oodbench.datasets.tinyimagenet_cifar100 import CIFAR100_CLASSES
 from oodbench.errors import RequestError
 from oodbench.images import named_set
+from oodbench.plugins import PluginSpec, with_settings
+from oodbench.workbench import Taught
 
 CLASSES = named_set("cifar10").classes
 
@@ -128,4 +131,53 @@ def test_a_record_says_what_its_images_and_its_pool_are(run: Callable[..., Any])
         "few digits",
         "in-distribution set cifar10: a part",
         "outlier pool tinyimagenet: 60 pictures",
+    ]
+
+
+def test_how_outliers_are_shown_is_nothing_to_a_recipe_without_them(
+    plugins: Path, root: Path, tmp_path: Path
+) -> None:
+    bench = Places("cpu", data_root=root, store=tmp_path / "s").workbench()
+    suite = str(plugins / "pooled.py")
+
+    def taught(detector: str, schedule: str) -> Taught:
+        settings = ["margin_in=-23"] if detector == "energy_finetuned" else []
+        (spec,) = with_settings([PluginSpec("detectors", detector)], settings)
+        return bench.taught(spec, suite, schedule, "conv3", 0)
+
+    assert taught("msp", "zoom") == taught("msp", "fast") != taught("msp", "long")
+    assert taught("oe", "zoom").schedule == "zoom"
+    assert taught("oe", "fast").schedule == "fast"
+    one, other = (taught("energy_finetuned", name) for name in ("fast", "zoom"))
+    assert one != other
+    assert bench.start(one) == bench.start(other) == taught("msp", "fast")
+    assert bench.start(taught("msp", "zoom")) is None
+
+
+def test_a_network_without_outliers_is_taught_once_for_schedules_that_differ_in_these(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    both, margin = "msp,energy_finetuned", "energy_finetuned.margin_in=-23"
+    records = {
+        schedule: {
+            record["detector"]: record
+            for record in json.loads(
+                run("--detector", both, "--set", margin, "--schedule", schedule).out
+            )
+        }
+        for schedule in ("fast", "zoom")
+    }
+    fast, zoom = records["fast"], records["zoom"]
+    assert zoom["msp"] == fast["msp"]
+    assert zoom["oe"]["identity"] != fast["oe"]["identity"]
+    assert zoom["oe"]["schedule"] == {**fast["oe"]["schedule"], "name": "zoom", "pool_zoom": 0.5}
+    assert zoom["energy_finetuned"]["digests"] != fast["energy_finetuned"]["digests"]
+    folders = (tmp_path / "store").glob("pooled/weights/*/*.safetensors")
+    made = sorted(f"{path.parent.name} {path.name.split('--')[0]}" for path in folders)
+    assert made == [
+        "energymargins conv3-fast-0",
+        "energymargins conv3-zoom-0",
+        "outlierexposure conv3-fast-0",
+        "outlierexposure conv3-zoom-0",
+        "plain conv3-fast-0",
     ]

@@ -57,7 +57,7 @@ def command(
                 _show(selection)
             return
         subjects = planned_subjects(request, bench)
-        for taught in trainings_of(subjects):
+        for taught in trainings_of(subjects, bench):
             stored = bench.weights(taught)
             click.echo(f"{taught.title}: {stored.path}")
         for subject in subjects:

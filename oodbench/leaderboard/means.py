@@ -36,8 +36,8 @@ def summary(
     """Return means over OOD sets, and over training seeds, of records.
 
     Records that differ in suite, network, schedule, preset, protocol or images are in different
-    tables; those that differ in detector, its parameters or its recipe in different rows; those
-    that differ in perturbation, its parameters, radius, budget, precision or side in different
+    tables; those that differ in detector, its parameters, its recipe or how outliers were shown to
+    it in different rows; those that differ in perturbation, its parameters, radius, budget, precision or side in different
     columns; another version of a plugin is another plugin. A cell is the mean over the OOD sets
     of the seed that has most, and over the seeds that have all of these; `remark` says where
     others in the table have more.
@@ -82,7 +82,15 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:
     by_row = arranged(table)
     rows = sorted(
-        by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version, row.pool)
+        by_row,
+        key=lambda row: (
+            row.detector,
+            row.params,
+            row.recipe,
+            row.version,
+            row.pool,
+            row.schedule,
+        ),
     )
     columns = sorted(
         {column for row in by_row.values() for column in row}, key=lambda column: column.rank
@@ -114,7 +122,7 @@ def _cells(
                 "suite": setting.suite,
                 "network": setting.network,
                 "network_version": setting.network_version,
-                "schedule": setting.schedule_fields["name"],
+                "schedule": table.schedules,
                 "preset": setting.preset,
                 "protocol": setting.protocol,
                 "n_id": setting.n_id,

@@ -18,8 +18,8 @@ def titles(tables: Sequence[Table]) -> list[str]:
         [_version(setting.network_version) for setting in settings],
     )
     schedules = _told(
-        [setting.schedule_fields["name"] for setting in settings],
-        [_texts(setting.schedule_fields) for setting in settings],
+        [table.schedules for table in tables],
+        [_texts(json.loads(setting.schedule)) for setting in settings],
     )
     names, images = [], []
     for table, network, schedule in zip(tables, networks, schedules, strict=True):
@@ -41,15 +41,26 @@ def titles(tables: Sequence[Table]) -> list[str]:
 
 
 def row_names(rows: Sequence[Row]) -> list[str]:
-    """Return a name for each row; recipes are told only where nothing else differs."""
+    """Return a name for each row.
+
+    Recipes, and what schedules say of outliers, are told only where nothing else differs.
+    """
     names = [row.detector for row in rows]
+    schedules = [json.loads(row.schedule) for row in rows]
     about = [
-        _version(row.version) | _texts(json.loads(row.params)) | _pool(row.pool) for row in rows
+        _version(row.version)
+        | _texts(json.loads(row.params))
+        | _pool(row.pool)
+        | {"its schedule": f"schedule {schedule.pop('name')}"}
+        for row, schedule in zip(rows, schedules, strict=True)
     ]
     labels = _told(names, about)
     if len(set(labels)) == len(labels):
         return labels
-    recipes = [_texts({"recipe": json.loads(row.recipe)}) for row in rows]
+    recipes = [
+        _texts({"recipe": json.loads(row.recipe)} | schedule)
+        for row, schedule in zip(rows, schedules, strict=True)
+    ]
     return _numbered(_told(names, [a | b for a, b in zip(about, recipes, strict=True)]))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from oodbench.identity import canonical_json
 from oodbench.leaderboard.order import natural
 from oodbench.records import SIDES
+from oodbench.schedule import OF_OUTLIERS
 
 Record = dict[str, Any]
 
@@ -17,7 +18,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Setting:
-    """What all records of a table have in common; ``schedule`` is JSON."""
+    """What all records of a table have in common.
+
+    ``schedule`` is JSON, without its name and what it says of outliers, which not all recipes use.
+    """
 
     suite: str
     network: str
@@ -36,7 +40,7 @@ class Setting:
             suite=record["suite"],
             network=record["network"],
             network_version=_version(record, record["network"]),
-            schedule=canonical_json(record["schedule"]),
+            schedule=canonical_json(_parted_schedule(record)[0]),
             preset=record["preset"],
             protocol=record["protocol"],
             n_id=record["n_id"],
@@ -45,18 +49,11 @@ class Setting:
         )
 
     @property
-    def schedule_fields(self) -> dict[str, Any]:
-        """The schedule as plain data."""
-        fields: dict[str, Any] = json.loads(self.schedule)
-        return fields
-
-    @property
     def rank(self) -> tuple[Any, ...]:
         """Place among tables: the newest protocol, ``standard`` and the most images first."""
         return (
             self.suite,
             self.network,
-            self.schedule_fields["name"],
             self.preset != "standard",
             self.preset,
             -self.protocol,
@@ -72,14 +69,15 @@ class Setting:
 class Row:
     """What all records of a row share beside the setting.
 
-    ``params`` and ``recipe`` are JSON, ``pool`` is the digest of the outlier pool
-    or empty.
+    ``params``, ``recipe`` and ``schedule`` are JSON, the last with the name of the schedule and
+    what it says of outliers; ``pool`` is the digest of the outlier pool or empty.
     """
 
     detector: str
     version: str
     params: str
     recipe: str
+    schedule: str
     pool: str
 
     @classmethod
@@ -90,6 +88,7 @@ class Row:
             version=_version(record, record["detector"]),
             params=canonical_json(record["params"]),
             recipe=canonical_json(record["recipe"]),
+            schedule=canonical_json(_parted_schedule(record)[1]),
             pool=record["digests"].get("pool") or "",
         )
 
@@ -151,6 +150,13 @@ class Column:
         return (*means, self.perturbation, *size, *others)
 
 
+def _parted_schedule(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of a record's schedule that its table has, and those of its row."""
+    schedule = record["schedule"]
+    of_row = {key: schedule[key] for key in ("name", *OF_OUTLIERS) if key in schedule}
+    return {key: value for key, value in schedule.items() if key not in of_row}, of_row
+
+
 def _version(record: Record, plugin: str) -> str:
     """Return the version of a record's plugin, or the digest of its source."""
     return str(record["versions"].get("plugins", {}).get(plugin, UNKNOWN))
@@ -176,6 +182,11 @@ class Table:
 
     setting: Setting
     records: list[Record]
+
+    @property
+    def schedules(self) -> str:
+        """Names of the schedules, which differ only in how outliers are shown."""
+        return ", ".join(sorted({record["schedule"]["name"] for record in self.records}))
 
     @property
     def sets(self) -> dict[str, tuple[int, str]]:
