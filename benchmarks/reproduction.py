@@ -35,12 +35,12 @@ COMPARED = ("svhn", "textures", "miniplaces", "isun")
 TIERS = (("atom",), ("acet",), ("msp", "odin", "mahalanobis", "sofl", "oe", "ccu", "ntom"))
 """Claimed order under attack: the paper's method, the other that holds, those that do not."""
 APART = ("rowl",)
-"""Published without its adversary (D2), and so in no tier of that table; here it has one. Those
-with a training attack that was not published stand apart too."""
+"""Published without its adversary (D2), and so in no tier of that table; here it has one. What has
+a word behind its name stands apart too: a training attack that was not published, a schedule."""
 OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
-MIXED, WITH_MIXED = "mixed", " mixed"
-"""A field of detectors taught with attacked images, and what stands behind the name with it."""
+MIXED = "mixed"
+"""A field of detectors taught with attacked images; it stands behind the name of their rows."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
 PAGE = Path(__file__).parents[1] / "docs/reproduction.md"
 
@@ -55,8 +55,9 @@ class Stored:
     Attributes:
         suite: Name of the suite.
         records: Records by detector, perturbation, preset and OOD set: of detectors with the
-            published hyper-parameters, or with a mixed training attack besides, and of the
-            published radius, on the most images.
+            published hyper-parameters, or with a mixed training attack besides, or taught by a
+            schedule that shows outliers otherwise, and of the published radius, on the most
+            images.
         results: Gives their scores.
     """
 
@@ -92,6 +93,7 @@ def stored(
     """
     known = suite_called(suite)
     assert known is not None
+    usual = schedule or known.schedule
     wanted = {
         "side": "ood",
         "network": network or known.network,
@@ -103,11 +105,12 @@ def stored(
     for record in all_records:
         if any(record[name] != value for name, value in wanted.items()):
             continue
-        if record["schedule"]["name"] != (schedule or known.schedule):
+        alike = known.schedules.get(record["schedule"]["name"])
+        if alike is None or alike.without_outliers != known.schedules[usual].without_outliers:
             continue
         if record["eps"] not in (None, EPS):
             continue
-        detector = shown_as(record)
+        detector = shown_as(record, usual)
         if detector is None:
             continue
         key = (detector, *(record[k] for k in ("perturbation", "preset", "set")))
@@ -120,14 +123,19 @@ def stored(
     return Stored(suite, found, results)
 
 
-def shown_as(record: Record) -> str | None:
-    """Return the name of a record's row; None where it has parameters of its own."""
+def shown_as(record: Record, schedule: str) -> str | None:
+    """Return the name of a record's row; None where it has parameters of its own.
+
+    Behind the detector stands "mixed", where its training attack is, and another schedule than
+    the usual one, where it was taught with outliers.
+    """
     name: str = record["detector"]
-    published = published_params(record["suite"], name)
-    if canonical_json(record["params"]) == published:
-        return name
-    rest = {k: v for k, v in record["params"].items() if k != MIXED}
-    return name + WITH_MIXED if canonical_json(rest) == published else None
+    params = dict(record["params"])
+    words = [name] + [MIXED] * bool(params.pop(MIXED, False))
+    if canonical_json(params) != published_params(record["suite"], name):
+        return None
+    by = record["schedule"]["name"]
+    return " ".join(words) + (f" ({by})" if by != schedule and "pool" in record["digests"] else "")
 
 
 def _size(record: Record) -> tuple[int, int]:
@@ -154,7 +162,7 @@ def beside(found: Stored) -> Iterator[str]:
         rows = []
         for detector in found.detectors:
             row: list[str] = [detector]
-            known = table.get((detector.removesuffix(WITH_MIXED), attack))
+            known = table.get((detector.partition(" ")[0], attack))
             row.append(_pair(known) if known else "")
             for preset in ("paper", "standard"):
                 records = found.of(detector, attack, preset)
@@ -230,7 +238,7 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
             for tier in TIERS
         ]
         line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
-        apart = [name for name in mean if name in APART or name.endswith(WITH_MIXED)]
+        apart = [name for name in mean if name in APART or " " in name]
         line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in apart)
         yield f"{line}. {order_holds(mean)}"
 

@@ -139,8 +139,17 @@ def test_a_training_attack_that_was_not_published_has_a_row_of_its_own(
         ({"mixed": True}, "atom mixed"),
         ({"mixed": True, "steps": 7}, None),
     ):
-        record = {"suite": "cifar10", "detector": "atom", "params": usual | changed}
-        assert reproduction.shown_as(record) == row
+        record = {
+            "suite": "cifar10",
+            "detector": "atom",
+            "params": usual | changed,
+            "schedule": {"name": "fast"},
+            "digests": {"pool": "a"},
+        }
+        assert reproduction.shown_as(record, "fast") == row
+        assert reproduction.shown_as(record, "zoom") == (row and f"{row} (fast)")
+        without = record | {"digests": {}}
+        assert reproduction.shown_as(without, "zoom") == row
     records = {
         (name, *key[1:]): record
         for key, record in mini.records.items()

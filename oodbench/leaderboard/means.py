@@ -37,10 +37,10 @@ def summary(
 
     Records that differ in suite, network, schedule, preset, protocol or images are in different
     tables; those that differ in detector, its parameters, its recipe or how outliers were shown to
-    it in different rows; those that differ in perturbation, its parameters, radius, budget, precision or side in different
-    columns; another version of a plugin is another plugin. A cell is the mean over the OOD sets
-    of the seed that has most, and over the seeds that have all of these; `remark` says where
-    others in the table have more.
+    it in different rows; those that differ in perturbation, its parameters, radius, budget,
+    precision or side in different columns; another version of a plugin is another plugin. A cell
+    is the mean over the OOD sets of the seed that has most, and over the seeds that have all of
+    these; `remark` says where others in the table have more.
 
     Args:
         records: Records in any order.

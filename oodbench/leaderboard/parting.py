@@ -1,6 +1,5 @@
 """Which records may stand side by side: in one table, one row, one column."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
