@@ -49,7 +49,7 @@ def teaching_options(function: F) -> F:
             click.option(
                 "--seed", "seeds", multiple=True, help="Training seeds, comma lists [default: 0]"
             ),
-            click.option("--schedule", help="Training schedule: paper, fast; the suite's own."),
+            click.option("--schedule", help="Training schedule: fast, paper, …; the suite's own."),
             click.option("--network", help="Network; the suite's own by default."),
             click.option(
                 "--set",

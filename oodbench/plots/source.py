@@ -173,9 +173,10 @@ def opened(asked: Asked) -> Results:
     notes = [told] if told else []
     if len(tables) > 1:
         first, *others = titles(tables)
+        left = others[0] if len(others) == 1 else f"{len(others)} that `leaderboard` shows"
         notes.append(
-            f"of {len(tables)} tables this is {first}; left out: {'; '.join(others)}; "
-            "--suite, --preset, --results choose"
+            f"of {len(tables)} tables this is {first}; left out: {left};"
+            " --suite, --preset, --results choose"
         )
     images = table.sets
     pool = [
