@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,14 +18,15 @@ _BATCH = 250
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Read the command line: detectors, suite, seed, places, and whether to write."""
+    """Read the command line: rows, suite, seed, places, and whether to write."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--detectors", default="oe,atom")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME.FIELD=VALUE", help="a row more"
+        "--rows",
+        default="oe,atom",
+        metavar="DETECTOR[.FIELD=VALUE][@SCHEDULE],...",
+        help="trained detectors; the schedule is the suite's own by default",
     )
     parser.add_argument("--suite", default="cifar10")
-    parser.add_argument("--schedule", help="the suite's own by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-root")
     parser.add_argument("--store")
@@ -33,26 +34,25 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def specs(asked: argparse.Namespace) -> Mapping[str, PluginSpec]:
-    """Return the detectors asked for by the title of their rows."""
-    found = {name: PluginSpec("detectors", name) for name in asked.detectors.split(",")}
-    for text in asked.set:
-        spec = PluginSpec("detectors", text.partition(".")[0])
-        (found[text],) = with_settings([spec], [text])
-    return found
-
-
 class Look:
     """A trained detector, and images that its training has not seen."""
 
-    def __init__(self, spec: PluginSpec, asked: argparse.Namespace) -> None:
+    def __init__(self, row: str, asked: argparse.Namespace) -> None:
         places = Places("cpu", data_root=asked.data_root, store=asked.store)
         self._bench = places.workbench()
         self._asked = asked
         self.suite = suite = self._bench.suite(asked.suite)
-        spec = resolved(spec, suite.published)
-        schedule = asked.schedule or suite.schedule
-        taught = self._bench.taught(spec, asked.suite, schedule, suite.network, asked.seed)
+        text, _, schedule = row.partition("@")
+        name, _, field = text.partition(".")
+        spec = PluginSpec("detectors", name)
+        (spec,) = with_settings([spec], [text] if field else [])
+        taught = self._bench.taught(
+            resolved(spec, suite.published),
+            asked.suite,
+            schedule or suite.schedule,
+            suite.network,
+            asked.seed,
+        )
         self.subject = self._bench.subject(spec, taught, "float32")
 
     def images(self, name: str, count: int) -> tuple[Tensor, Sequence[str]]:

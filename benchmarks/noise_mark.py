@@ -6,7 +6,7 @@ the image and from blocks of noise; what `linf` leaves, its fallback included; a
 signs, which nobody sees, do to the score of in-distribution images. CIFAR-10 and the outlier pool
 must have been imported.
 
-    python benchmarks/noise_mark.py --detectors oe,atom --set atom.mixed=true --write
+    python benchmarks/noise_mark.py --rows oe,atom,atom.mixed=true,atom.mixed=true@zoom --write
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 
 import torch
-from held_out import Look, arguments, show, specs
+from held_out import Look, arguments, show
 from torch import Tensor
 
 from oodbench import metrics
 from oodbench.attacks.linf import LInf
 from oodbench.descent import Ball, falling_sizes, pgd
 from oodbench.judging import worst_case
-from oodbench.plugins import PluginSpec
 from oodbench.searched import Ledger
 from oodbench.threat import LEVELS
 
@@ -44,9 +43,9 @@ def unsigned(look: Look, ball: Ball, start: Tensor) -> Tensor:
     return best
 
 
-def row(spec: PluginSpec, title: str, asked: argparse.Namespace) -> list[str]:
+def row(title: str, asked: argparse.Namespace) -> list[str]:
     """Return the figures of a detector."""
-    look = Look(spec, asked)
+    look = Look(title, asked)
     known = look.images(look.suite.id_set, KNOWN)[0].float()
     outliers, names = look.images(look.suite.pool, OUTLIERS)
     ball = Ball.around(outliers, EPS)
@@ -75,7 +74,7 @@ def row(spec: PluginSpec, title: str, asked: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
     asked = arguments("do networks know the noise of an attack?")
-    rows = [row(spec, title, asked) for title, spec in specs(asked).items()]
+    rows = [row(each, asked) for each in asked.rows.split(",")]
     headers = [
         "detector",
         "natural",

@@ -5,7 +5,7 @@ enlarged, natural and after 40 gradient steps in the ball; and of in-distributio
 same way, which a detector of contents would accept. CIFAR-10 and the outlier pool must have been
 imported.
 
-    python benchmarks/pool_sharpness.py --detectors oe,atom --set atom.mixed=true --write
+    python benchmarks/pool_sharpness.py --rows oe,atom,atom.mixed=true,atom.mixed=true@zoom --write
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from held_out import Look, arguments, show, specs
+from held_out import Look, arguments, show
 from torch import Tensor
 from torchvision.transforms import functional as F
 
 from oodbench import metrics
 from oodbench.descent import Ball, falling_sizes, pgd
-from oodbench.plugins import PluginSpec
 from oodbench.threat import LEVELS
 
 STEPS, EPS = 40, 8
@@ -42,9 +41,9 @@ TREATMENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def row(spec: PluginSpec, title: str, asked: argparse.Namespace) -> list[str]:
+def row(title: str, asked: argparse.Namespace) -> list[str]:
     """Return the figures of a detector: of each treatment natural, attacked, of ID images."""
-    look = Look(spec, asked)
+    look = Look(title, asked)
     known, outliers = (
         look.images(name, IMAGES)[0].float() for name in (look.suite.id_set, look.suite.pool)
     )
@@ -64,7 +63,7 @@ def row(spec: PluginSpec, title: str, asked: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
     asked = arguments("do detectors know outliers by their sharpness?")
-    rows = [row(spec, title, asked) for title, spec in specs(asked).items()]
+    rows = [row(each, asked) for each in asked.rows.split(",")]
     about = (
         f"AUROC in percent of {IMAGES:,} held-out images against as many held-out outliers /"
         f" {ATTACKED} of them after {STEPS} falling sign steps in a ball of {EPS} levels / the"

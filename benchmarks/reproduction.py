@@ -50,7 +50,7 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Stored:
-    """Records of one suite, network, schedule and training seed, one for each key.
+    """Records of one suite, network and training seed, one for each key.
 
     Attributes:
         suite: Name of the suite.
@@ -89,11 +89,14 @@ def stored(
         seed: Training seed.
 
     Raises:
-        ValueError: If two records have the same claim to a place.
+        ValueError: If the suite has no such schedule, or two records have the same claim to a
+            place.
     """
     known = suite_called(suite)
     assert known is not None
     usual = schedule or known.schedule
+    if usual not in known.schedules:
+        raise ValueError(f"no schedule {usual}; {suite} has {', '.join(known.schedules)}")
     wanted = {
         "side": "ood",
         "network": network or known.network,
@@ -127,7 +130,8 @@ def shown_as(record: Record, schedule: str) -> str | None:
     """Return the name of a record's row; None where it has parameters of its own.
 
     Behind the detector stands "mixed", where its training attack is, and another schedule than
-    the usual one, where it was taught with outliers.
+    the usual one, where it was taught with outliers; of the published detectors these alone have a
+    pool among their digests.
     """
     name: str = record["detector"]
     params = dict(record["params"])

@@ -176,7 +176,9 @@ class Suite(ABC):
         pool: Name of the outlier pool, with splits train and val.
         network: Name of the default network.
         schedule: Name of the default schedule.
-        schedules: The schedules that can be asked for.
+        schedules: The schedules that can be asked for. Of those that differ only in how outliers
+            are shown the first is also the name for what is taught without any: add such ones
+            after the others, or stored results are not found again.
         published: Published values that depend on the in-distribution set, by detector and
             field; they resolve fields whose default is None.
         budget: Gradient steps an image and cell of an L∞ search, by type of device.

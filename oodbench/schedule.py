@@ -9,7 +9,7 @@ from oodbench.identity import UNNAMED_AT_DEFAULT
 POLICIES = ("step", "one_cycle", "cosine")
 PRECISIONS = ("float32", "bfloat16", "auto")
 PADDING_MODES = ("zeros", "reflect")
-OF_OUTLIERS = ("pool_views", "pool_flip", "pool_padding", "pool_zoom")
+OUTLIER_FIELDS = ("pool_views", "pool_flip", "pool_padding", "pool_zoom")
 """Fields of a schedule that mean nothing to a recipe without outliers."""
 
 
@@ -95,7 +95,7 @@ class Schedule:
     def without_outliers(self) -> "Schedule":
         """What of the schedule a recipe without outliers goes by; the rest as by default."""
         default = Schedule()
-        return replace(self, **{name: getattr(default, name) for name in OF_OUTLIERS})
+        return replace(self, **{name: getattr(default, name) for name in OUTLIER_FIELDS})
 
     @property
     def of_pool(self) -> "Schedule":

@@ -68,7 +68,7 @@ class Taught:
     Attributes:
         suite: Name or path of the suite.
         recipe: What is learnt.
-        schedule: Name of the schedule.
+        schedule: Name of the schedule, as `Workbench.taught` gives it.
         network: Name or path of the network, or ``module:factory``.
         seed: Training seed.
         weights: File of weights that a user brings; the network is then never trained here, and
@@ -187,9 +187,13 @@ class Workbench:
             recipe = detector.instance.recipe
         except ValueError as error:
             raise RequestError(f"detector {detector.name}: {error}") from error
-        name = self._schedule_of(recipe, suite, schedule)
+        name = self._schedule_name(recipe, suite, schedule)
         found = Taught(suite, recipe, name, network, seed, weights)
-        self._users.setdefault(found, {})[detector.name] = None
+        users = self._users.setdefault(found, {})
+        if name != schedule and detector.name not in users:
+            told = f"{detector.name} is taught without outliers, by {schedule} as by {name}"
+            self.progress.note(told)
+        users[detector.name] = None
         return found
 
     def start(self, taught: Taught) -> Taught | None:
@@ -197,18 +201,21 @@ class Workbench:
         first = taught.recipe.start_from
         if first is None:
             return None
-        name = self._schedule_of(first, taught.suite, taught.schedule)
+        name = self._schedule_name(first, taught.suite, taught.schedule)
         return replace(taught, recipe=first, schedule=name)
 
-    def _schedule_of(self, recipe: Recipe, suite: str, name: str) -> str:
+    def _schedule_name(self, recipe: Recipe, suite: str, name: str) -> str:
         """Return the name that a schedule has for a recipe.
 
-        Of schedules that differ in nothing but how outliers are shown, a recipe without outliers
-        goes by the first: they teach it the same.
+        Of schedules that differ in nothing but how outliers are shown, a recipe that has none, nor
+        starts from one that has, goes by the first: they teach it the same.
         """
         schedule = self.schedule(suite, name)
-        if recipe.uses_outliers(schedule):
-            return name
+        taught: Recipe | None = recipe
+        while taught is not None:
+            if taught.uses_outliers(schedule):
+                return name
+            taught = taught.start_from
         return next(
             other
             for other, its in self.suite(suite).schedules.items()

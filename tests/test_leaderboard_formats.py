@@ -360,10 +360,20 @@ def test_outliers_shown_otherwise_are_another_row_of_the_table(add: Add, tmp_pat
     zoom = {**schedule, "name": "zoom", "pool_zoom": 0.25}
     add(detector="msp", schedule=schedule)
     for each in (schedule, zoom):
-        add(detector="oe", schedule=each)
-    add(detector="acet", schedule=zoom)
+        add(detector="oe", schedule=each, digests={"pool": "c" * 64})
+    mixed = {"params": {"mixed": True}, "schedule": zoom}
+    add(detector="atom", params={}, schedule=schedule, digests={"pool": "c" * 64})
+    add(detector="atom", **mixed, digests={"pool": "c" * 64})
+    add(detector="acet", **mixed, digests={"pool": "c" * 64})
     frame = lb.leaderboard(tmp_path)
-    assert set(frame["row"]) == {"msp", "oe (schedule fast)", "oe (schedule zoom)", "acet"}
+    assert set(frame["row"]) == {
+        "msp",
+        "oe (schedule fast)",
+        "oe (schedule zoom)",
+        "atom (schedule fast)",
+        "atom (mixed=true, schedule zoom)",
+        "acet (schedule zoom)",
+    }
     (title,) = set(frame["table"])
     assert ", schedule fast, zoom, " in title
     assert set(frame["schedule"]) == {"fast, zoom"}
@@ -374,6 +384,18 @@ def test_views_of_outliers_that_differ_under_one_name_are_told(add: Add, tmp_pat
         add(detector="oe", schedule={"name": "fast", "epochs": 24, "pool_zoom": share})
     frame = lb.leaderboard(tmp_path)
     assert set(frame["row"]) == {"oe (pool_zoom=0.25)", "oe (pool_zoom=0.5)"}
+
+
+def test_tables_that_share_one_of_their_schedules_tell_how_it_differs(
+    add: Add, tmp_path: Path
+) -> None:
+    short, long = ({"name": "fast", "epochs": epochs} for epochs in (16, 24))
+    add(detector="msp", schedule=short)
+    add(detector="msp", schedule=long)
+    add(detector="oe", schedule={**long, "name": "zoom", "pool_zoom": 0.5})
+    titles = lb.leaderboard(tmp_path)["table"].unique()
+    named = [title.partition("schedule ")[2].partition(", preset")[0] for title in titles]
+    assert named == ["fast (epochs=16)", "fast, zoom (epochs=24)"]
 
 
 # Published figures

@@ -757,7 +757,7 @@ def test_a_table_is_chosen_and_what_is_left_out_is_said(tmp_path: Path, asked: p
     assert [curve.row for curve in drawn.data] == ["alpha"]
     assert any("left out" in note and "paper" in note for note in drawn.notes)
     put(tmp_path, network="wide", detector="beta")
-    assert any("left out: 2 that" in note for note in plots.drawn("roc", asked).notes)
+    assert any("left out: 2, see" in note for note in plots.drawn("roc", asked).notes)
 
 
 @pytest.mark.parametrize("kind", ["roc", "heatmap"])

@@ -1,6 +1,7 @@
 """Weights that were taught with an outlier pool, where that pool is and where it is not."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from imported_data import write_set
 
 from oodbench.api import Places
+from oodbench.cells import Subjected
 from oodbench.datasets.tinyimagenet import CIFAR10_CLASSES
 from oodbench.datasets.tinyimagenet_cifar100 import CIFAR100_CLASSES
 from oodbench.errors import RequestError
@@ -152,6 +154,48 @@ def test_how_outliers_are_shown_is_nothing_to_a_recipe_without_them(
     assert one != other
     assert bench.start(one) == bench.start(other) == taught("msp", "fast")
     assert bench.start(taught("msp", "zoom")) is None
+    # Stored results of plain networks are found by this name.
+    cifar10 = with_settings([PluginSpec("detectors", "msp")], [])[0]
+    assert bench.taught(cifar10, "cifar10", "zoom", "conv6", 0).schedule == "fast"
+
+
+LATER = """
+from dataclasses import dataclass
+
+from oodbench.detectors.msp import MSP
+from oodbench.detectors.oe import OutlierExposure
+from oodbench.recipe import Plain, Recipe
+
+
+@dataclass(frozen=True)
+class Later(Plain):
+    @property
+    def start_from(self) -> Recipe:
+        return OutlierExposure()
+
+
+@dataclass(frozen=True)
+class LaterMSP(MSP):
+    @property
+    def recipe(self) -> Recipe:
+        return Later()
+"""
+
+
+def test_a_recipe_that_starts_from_one_with_outliers_keeps_its_schedule(
+    plugins: Path, root: Path, tmp_path: Path
+) -> None:
+    bench = Places("cpu", data_root=root, store=tmp_path / "s").workbench()
+    (tmp_path / "later_msp.py").write_text(LATER)
+    spec = PluginSpec("detectors", str(tmp_path / "later_msp.py"))
+    found = bench.taught(spec, str(plugins / "pooled.py"), "zoom", "conv3", 0)
+    before = bench.start(found)
+    assert before is not None
+    assert found.schedule == before.schedule == "zoom"
+    assert not bench.needs_pool(found)
+    assert bench.needs_pool(before)
+    subject = Subjected(spec, found, None)
+    assert pickle.loads(pickle.dumps(subject)) == subject
 
 
 def test_a_network_without_outliers_is_taught_once_for_schedules_that_differ_in_these(
@@ -171,7 +215,9 @@ def test_a_network_without_outliers_is_taught_once_for_schedules_that_differ_in_
     assert zoom["msp"] == fast["msp"]
     assert zoom["oe"]["identity"] != fast["oe"]["identity"]
     assert zoom["oe"]["schedule"] == {**fast["oe"]["schedule"], "name": "zoom", "pool_zoom": 0.5}
-    assert zoom["energy_finetuned"]["digests"] != fast["energy_finetuned"]["digests"]
+    digests = [each["energy_finetuned"]["digests"] for each in (fast, zoom)]
+    assert digests[0]["start"] == digests[1]["start"]
+    assert digests[0]["weights"] != digests[1]["weights"]
     folders = (tmp_path / "store").glob("pooled/weights/*/*.safetensors")
     made = sorted(f"{path.parent.name} {path.name.split('--')[0]}" for path in folders)
     assert made == [

@@ -53,10 +53,11 @@ def command(
 ) -> None:
     """Compare stored results: detectors against perturbations, mean over the OOD sets.
 
-    A table for each suite, network, schedule, preset, protocol and choice of test images. Bold is
-    the best of a column, and what a paired bootstrap over images cannot tell from it. CSV and JSON
-    hold fractions in full precision; the page of --format html is one file, and leads from each
-    figure to its records. Nothing is computed; `oodbench run` makes results.
+    A table for each suite, network, schedule (but for how outliers are shown), preset, protocol
+    and choice of test images. Bold is the best of a column, and what a paired bootstrap over
+    images cannot tell from it. CSV and JSON hold fractions in full precision; the page of --format
+    html is one file, and leads from each figure to its records. Nothing is computed; `oodbench
+    run` makes results.
     """
     selection = selected(**chosen)
     from oodbench import leaderboard as board

@@ -35,12 +35,12 @@ def summary(
 ) -> "pd.DataFrame":
     """Return means over OOD sets, and over training seeds, of records.
 
-    Records that differ in suite, network, schedule, preset, protocol or images are in different
-    tables; those that differ in detector, its parameters, its recipe or how outliers were shown to
-    it in different rows; those that differ in perturbation, its parameters, radius, budget,
-    precision or side in different columns; another version of a plugin is another plugin. A cell
-    is the mean over the OOD sets of the seed that has most, and over the seeds that have all of
-    these; `remark` says where others in the table have more.
+    Records that differ in suite, network, schedule (but for how outliers are shown), preset,
+    protocol or images are in different tables; those that differ in detector, its parameters, its
+    recipe or how outliers were shown to it in different rows; those that differ in perturbation,
+    its parameters, radius, budget, precision or side in different columns; another version of a
+    plugin is another plugin. A cell is the mean over the OOD sets of the seed that has most, and
+    over the seeds that have all of these; `remark` says where others in the table have more.
 
     Args:
         records: Records in any order.
@@ -49,16 +49,16 @@ def summary(
 
     Returns:
         One row for each table, detector, view and perturbation that there is. ``table``, ``row``
-        and ``column`` name them, ``view`` the sets that the mean is over (`oodbench.views`), of
-        which each near one, ``near``, is one by itself; ``set`` is the set of a view that is of
-        one alone by its nature, else None; ``records`` are the identities of what went in;
-        ``suite`` to ``kind`` are fields of the records, with versions of plugins and parameters
-        of the perturbation; each of `METRICS` and ``accuracy`` is a mean in [0, 1], with ``_std``
-        after its name the sample standard deviation over seeds, NaN for one; ``sets`` and
-        ``seeds`` went in, ``of_sets`` and ``of_seeds`` are those of the view and the table;
-        ``notes`` holds pairs of set and note of the records, ``findings`` the checks that the
-        attacks behind them failed, ``audited`` how many have an audit, ``fallback`` what else
-        searched them.
+        and ``column`` name them, ``schedule`` lists the schedules of the table, ``view`` the sets
+        that the mean is over (`oodbench.views`), of which each near one, ``near``, is one by
+        itself; ``set`` is the set of a view that is of one alone by its nature, else None;
+        ``records`` are the identities of what went in; ``suite`` to ``kind`` are fields of the
+        records, with versions of plugins and parameters of the perturbation; each of `METRICS` and
+        ``accuracy`` is a mean in [0, 1], with ``_std`` after its name the sample standard deviation
+        over seeds, NaN for one; ``sets`` and ``seeds`` went in, ``of_sets`` and ``of_seeds`` are
+        those of the view and the table; ``notes`` holds pairs of set and note of the records,
+        ``findings`` the checks that the attacks behind them failed, ``audited`` how many have an
+        audit, ``fallback`` what else searched them.
 
     Raises:
         RequestError: If two records answer the same question and do not say how they differ, or
@@ -81,17 +81,7 @@ def _cells(
     table: Table, title: str, audits: Mapping[str, Mapping[str, Any]], by: str
 ) -> Iterator[dict[str, Any]]:
     by_row = arranged(table)
-    rows = sorted(
-        by_row,
-        key=lambda row: (
-            row.detector,
-            row.params,
-            row.recipe,
-            row.version,
-            row.pool,
-            row.schedule,
-        ),
-    )
+    rows = sorted(by_row, key=lambda row: row.rank)
     columns = sorted(
         {column for row in by_row.values() for column in row}, key=lambda column: column.rank
     )

@@ -9,6 +9,8 @@ from typing import Any
 from oodbench.identity import SHORT
 from oodbench.leaderboard.parting import Column, Row, Table
 
+_SAID = "what is said in any case"
+
 
 def titles(tables: Sequence[Table]) -> list[str]:
     """Return a title for each table."""
@@ -17,16 +19,15 @@ def titles(tables: Sequence[Table]) -> list[str]:
         [setting.network for setting in settings],
         [_version(setting.network_version) for setting in settings],
     )
-    schedules = _told(
-        [table.schedules for table in tables],
-        [_texts(json.loads(setting.schedule)) for setting in settings],
-    )
+    first = [table.schedules.split(", ")[0] for table in tables]
+    schedules = _told(first, [_texts(json.loads(setting.schedule)) for setting in settings])
     names, images = [], []
-    for table, network, schedule in zip(tables, networks, schedules, strict=True):
+    for table, network, name, schedule in zip(tables, networks, first, schedules, strict=True):
         setting, sets = table.setting, table.sets
+        told = schedule.removeprefix(name)
         count = sum(number for number, _ in sets.values())
         names.append(
-            f"suite {setting.suite}, network {network}, schedule {schedule},"
+            f"suite {setting.suite}, network {network}, schedule {table.schedules}{told},"
             f" preset {setting.preset}, protocol {setting.protocol},"
             f" {setting.n_id} ID and {count} OOD test images"
         )
@@ -43,23 +44,26 @@ def titles(tables: Sequence[Table]) -> list[str]:
 def row_names(rows: Sequence[Row]) -> list[str]:
     """Return a name for each row.
 
-    Recipes, and what schedules say of outliers, are told only where nothing else differs.
+    Of several schedules that show outliers otherwise, each row with outliers tells its own.
+    Recipes, and what these schedules say, are told only where nothing else differs.
     """
+    views = [json.loads(row.schedule) for row in rows]
+    schedules = [view.pop("name") for view in views]
+    several = len({name for row, name in zip(rows, schedules, strict=True) if row.pool}) > 1
     names = [row.detector for row in rows]
-    schedules = [json.loads(row.schedule) for row in rows]
     about = [
         _version(row.version)
         | _texts(json.loads(row.params))
         | _pool(row.pool)
-        | {"its schedule": f"schedule {schedule.pop('name')}"}
+        | {_SAID if several and row.pool else "its schedule": f"schedule {schedule}"}
         for row, schedule in zip(rows, schedules, strict=True)
     ]
     labels = _told(names, about)
     if len(set(labels)) == len(labels):
         return labels
     recipes = [
-        _texts({"recipe": json.loads(row.recipe)} | schedule)
-        for row, schedule in zip(rows, schedules, strict=True)
+        _texts({"recipe": json.loads(row.recipe)} | view)
+        for row, view in zip(rows, views, strict=True)
     ]
     return _numbered(_told(names, [a | b for a, b in zip(about, recipes, strict=True)]))
 
@@ -88,7 +92,7 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 def _told(
     names: Sequence[str], about: Sequence[Mapping[str, str]], form: str = "{} ({})"
 ) -> list[str]:
-    """Add to each name how the thing differs from others of the same name.
+    """Add to each name how the thing differs from others of the same name, and what is `_SAID`.
 
     The one that only lacks what others have, such as a parameter that is not named where it has
     its default, keeps the plain name.
@@ -101,7 +105,11 @@ def _told(
     differences, lacks = [], []
     for name, mine in zip(names, about, strict=True):
         others = [its for other, its in zip(names, about, strict=True) if other == name]
-        differing = [text for key, text in mine.items() if any(o.get(key) != text for o in others)]
+        differing = [
+            text
+            for key, text in mine.items()
+            if key == _SAID or any(its.get(key) != text for its in others)
+        ]
         missing = sorted({key for other in others for key in other} - set(mine))
         differences.append(", ".join(differing))
         lacks.append(", ".join(f"no {key}" for key in missing))

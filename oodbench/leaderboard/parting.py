@@ -7,7 +7,7 @@ from typing import Any
 from oodbench.identity import canonical_json
 from oodbench.leaderboard.order import natural
 from oodbench.records import SIDES
-from oodbench.schedule import OF_OUTLIERS
+from oodbench.schedule import OUTLIER_FIELDS
 
 Record = dict[str, Any]
 
@@ -47,12 +47,16 @@ class Setting:
             id=str(record["digests"].get("id")),
         )
 
-    @property
-    def rank(self) -> tuple[Any, ...]:
-        """Place among tables: the newest protocol, ``standard`` and the most images first."""
+    def rank(self, schedules: str) -> tuple[Any, ...]:
+        """Place among tables: the newest protocol, ``standard`` and the most images first.
+
+        Args:
+            schedules: Names of the schedules of the records.
+        """
         return (
             self.suite,
             self.network,
+            schedules,
             self.preset != "standard",
             self.preset,
             -self.protocol,
@@ -89,6 +93,18 @@ class Row:
             recipe=canonical_json(record["recipe"]),
             schedule=canonical_json(_parted_schedule(record)[1]),
             pool=record["digests"].get("pool") or "",
+        )
+
+    @property
+    def rank(self) -> tuple[str, ...]:
+        """Place among rows."""
+        return (
+            self.detector,
+            self.params,
+            self.recipe,
+            self.version,
+            self.pool,
+            self.schedule,
         )
 
 
@@ -152,7 +168,7 @@ class Column:
 def _parted_schedule(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields of a record's schedule that its table has, and those of its row."""
     schedule = record["schedule"]
-    of_row = {key: schedule[key] for key in ("name", *OF_OUTLIERS) if key in schedule}
+    of_row = {key: schedule[key] for key in ("name", *OUTLIER_FIELDS) if key in schedule}
     return {key: value for key, value in schedule.items() if key not in of_row}, of_row
 
 
@@ -185,12 +201,17 @@ class Table:
     @property
     def schedules(self) -> str:
         """Names of the schedules, which differ only in how outliers are shown."""
-        return ", ".join(sorted({record["schedule"]["name"] for record in self.records}))
+        return schedule_names(self.records)
 
     @property
     def sets(self) -> dict[str, tuple[int, str]]:
         """Number and digest of the images of each OOD set, by name."""
         return {record["set"]: _images(record) for record in by_set(self.records)}
+
+
+def schedule_names(records: Iterable[Record]) -> str:
+    """Return the names of the schedules of records."""
+    return ", ".join(sorted({record["schedule"]["name"] for record in records}))
 
 
 def by_set(records: Iterable[Record]) -> list[Record]:
@@ -203,10 +224,9 @@ def parted(records: Iterable[Record]) -> list[Table]:
     groups: dict[Setting, list[Record]] = {}
     for record in records:
         groups.setdefault(Setting.of(record), []).append(record)
+    order = sorted(groups, key=lambda setting: setting.rank(schedule_names(groups[setting])))
     return [
-        Table(setting, part)
-        for setting in sorted(groups, key=lambda setting: setting.rank)
-        for part in _of_the_same_images(groups[setting])
+        Table(setting, part) for setting in order for part in _of_the_same_images(groups[setting])
     ]
 
 

@@ -45,9 +45,7 @@ class Results:
     @cached_property
     def rows(self) -> dict[Row, str]:
         """Names of the detectors, in order."""
-        rows = sorted(
-            self.by_row, key=lambda row: (row.detector, row.params, row.recipe, row.version)
-        )
+        rows = sorted(self.by_row, key=lambda row: row.rank)
         return dict(zip(rows, row_names(rows), strict=True))
 
     @cached_property
@@ -173,10 +171,10 @@ def opened(asked: Asked) -> Results:
     notes = [told] if told else []
     if len(tables) > 1:
         first, *others = titles(tables)
-        left = others[0] if len(others) == 1 else f"{len(others)} that `leaderboard` shows"
+        left = others[0] if len(others) == 1 else f"{len(others)}, see `oodbench leaderboard`"
         notes.append(
             f"of {len(tables)} tables this is {first}; left out: {left};"
-            " --suite, --preset, --results choose"
+            " --suite, --network, --preset, --results choose"
         )
     images = table.sets
     pool = [
