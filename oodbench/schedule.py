@@ -31,8 +31,8 @@ class Schedule:
         pool_views: Augmented views of the outlier pool an epoch.
         pool_flip: Whether outliers are mirrored; None as images are.
         pool_padding: Padding of outliers before a random crop; None as of images.
-        pool_zoom: Half of the views of outliers show a square part of the picture alone, enlarged
-            to its size; the side of the part is drawn from this share of the whole on; 1 for none.
+        pool_zoom: Half of the outliers of a step show a square part of the view alone, enlarged to
+            its size; the side of the part is drawn from this share of the whole on; 1 for none.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
             on a GPU, where it pays, and float32 elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &

@@ -294,7 +294,7 @@ class _Loop:
             last = stage.outliers_beside(seen)
             chosen = images[:0]
             if last > first:
-                chosen = to_float(training.pool.batch(outliers[first:last]))
+                chosen = to_float(training.with_parts(training.pool.batch(outliers[first:last])))
             first = last
             yield Batch(images, labels, chosen)
 
@@ -305,9 +305,7 @@ class _Loop:
             return torch.empty(0, dtype=torch.int64)
         rng = torch_generator(training.seed, "epoch/outliers", training.stage, training.epoch)
         schedule = stage.schedule.of_pool
-        training.pool = Augmented(
-            self._pool, schedule, schedule.pool_views, rng, zoom=schedule.pool_zoom
-        )
+        training.pool = Augmented(self._pool, schedule, schedule.pool_views, rng)
         chosen = self._recipe.start_epoch(training)
         needed = stage.outliers_beside(len(self._images))
         rounds = -(-needed // len(chosen))

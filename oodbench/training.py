@@ -56,7 +56,6 @@ class Augmented:
         schedule: Schedule,
         views: int,
         rng: torch.Generator,
-        zoom: float = 1.0,
     ) -> None:
         self._images = images
         self._padding = schedule.crop_padding
@@ -68,11 +67,6 @@ class Augmented:
             else torch.zeros(count, dtype=torch.bool)
         )
         self._shift = torch.randint(0, 2 * self._padding + 1, (count, 2), generator=rng)
-        self._parts: tuple[Tensor, Tensor] | None = None
-        if zoom < 1:
-            shares = zoom + (1 - zoom) * torch.rand(count, generator=rng)
-            shares = torch.where(torch.rand(count, generator=rng) < 0.5, shares, 1.0)
-            self._parts = shares, torch.rand(count, 2, generator=rng)
 
     def __len__(self) -> int:
         return len(self._flip)
@@ -85,8 +79,6 @@ class Augmented:
     def batch(self, positions: Tensor) -> Tensor:
         """Return the views at ``positions``, uint8 [n, 3, H, W], on the device."""
         images = self._images.batch(positions % len(self._images))
-        if self._parts is not None:
-            images = enlarged(images, *(each[positions] for each in self._parts))
         if self._padding:
             shift = self._shift[positions].to(images.device)
             images = shifted(images, self._padding, shift, self._mode)
@@ -253,6 +245,28 @@ class Training:
             return values.detach(), input_gradient(values, inputs)
 
         return FrozenObjective(value, gradient)
+
+    def with_parts(self, outliers: Tensor) -> Tensor:
+        """Return the outliers of a step, half of them enlarged parts, as the schedule asks for.
+
+        They are chosen as they are, and enlarged when chosen: mining would else take now only
+        enlarged ones and now only whole ones, whichever the network rejects less, and unteach the
+        others.
+
+        Args:
+            outliers: uint8 [M, 3, H, W].
+
+        Returns:
+            The same where the schedule asks for no parts.
+        """
+        least = self.schedule.pool_zoom
+        if least == 1:
+            return outliers
+        rng, count = self.generator("outliers/parts"), len(outliers)
+        shares = least + (1 - least) * torch.rand(count, generator=rng)
+        whole = torch.rand(count, generator=rng) < 0.5
+        places = torch.rand(count, 2, generator=rng)
+        return enlarged(outliers, torch.where(whole, 1.0, shares), places)
 
     def with_holes(self, images: Tensor) -> Tensor:
         """Return the images of a step as the network is to see them, each with a hole of its own.

@@ -187,6 +187,31 @@ def test_an_enlarged_part_is_that_of_pillow(share: float, place: tuple[float, fl
     assert apart[rim:-rim, rim:-rim].max() <= 1
 
 
+def test_half_of_the_outliers_of_a_step_are_enlarged_parts() -> None:
+    # Two ramps: a part of the share s has the slope s, and tells where it was cut out.
+    ramp = torch.arange(32).repeat(32, 1) * 8
+    pixels = torch.stack([ramp, ramp.T, ramp]).byte().repeat(600, 1, 1, 1)
+    training = state(Plain(), schedule=Schedule(pool_zoom=0.25))
+    seen = training.with_parts(pixels)
+    assert (seen.dtype, seen.shape) == (torch.uint8, pixels.shape)
+    whole = (seen == pixels).flatten(1).all(1)
+    assert 250 <= int(whole.sum()) <= 350
+    middle = seen[~whole].float()
+    shares = (middle[:, 0, 16, 24] - middle[:, 0, 16, 8]) / (8 * 16)
+    for low, high in ((0.25, 0.4), (0.4, 0.55), (0.55, 0.7), (0.7, 0.85), (0.85, 1)):
+        part = ((shares >= low) & (shares <= high)).double().mean()
+        assert part == pytest.approx(0.2, abs=0.08)
+    assert 0.24 <= shares.min() < shares.max() <= 1
+    for edge in (middle[:, 0, 16, 0], middle[:, 1, 0, 16]):
+        assert edge.min() < 8
+        assert edge.max() > 140
+    training.step = 1
+    assert not torch.equal(training.with_parts(pixels), seen)
+    training.step = 0
+    assert torch.equal(training.with_parts(pixels), seen)
+    assert state(Plain(), schedule=Schedule()).with_parts(pixels) is pixels
+
+
 def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any() -> None:
     before = (
         '{"batch_size":64,"crop_padding":4,"epochs":100,"flip":true,"learning_rate":0.1,'
@@ -554,6 +579,23 @@ def test_outliers_may_be_moved_where_images_are_not(changed: dict[str, Any]) -> 
     assert seen(still, "outliers") == list(range(60))
     assert seen(moved, "known") == list(range(20))
     assert seen(moved, "outliers") != list(range(60))
+
+
+def test_outliers_are_mined_as_they_are_and_enlarged_when_they_are_chosen() -> None:
+    pool: list[list[int]] = []
+
+    @dataclass(frozen=True)
+    class Mining(Watching):
+        def start_epoch(self, training: Training) -> Tensor:
+            pool.append(which(to_float(training.pool.batch(torch.arange(len(training.pool))))))
+            return super().start_epoch(training)
+
+    recipe = Mining(ratio=3)
+    schedule = replace(FAST, epochs=1, flip=False, crop_padding=0, pool_zoom=0.5)
+    train(request(recipe, schedule), CPU)
+    assert pool == [list(range(60))]
+    found = [i for entry in recipe.log for i in entry["outliers"]]
+    assert 10 <= len(set(range(60)) & set(found)) < 60
 
 
 def test_digits_stay_as_they_are_and_outliers_do_not() -> None:

@@ -35,7 +35,7 @@ ZOOM = replace(FAST, pool_zoom=0.25)
 """`FAST` with outliers that do not tell by their sharpness alone where they come from.
 
 Pictures of Tiny ImageNet are sharper than those of CIFAR-10, and networks taught with `FAST` go by
-that: docs/reproduction.md, open questions. Tried in 200 steps of fine-tuning only.
+that: docs/reproduction.md, open questions.
 """
 
 _STAND_INS = {
