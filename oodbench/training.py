@@ -51,11 +51,7 @@ class Augmented:
     """
 
     def __init__(
-        self,
-        images: DeviceImages,
-        schedule: Schedule,
-        views: int,
-        rng: torch.Generator,
+        self, images: DeviceImages, schedule: Schedule, views: int, rng: torch.Generator
     ) -> None:
         self._images = images
         self._padding = schedule.crop_padding
