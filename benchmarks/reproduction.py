@@ -35,8 +35,7 @@ COMPARED = ("svhn", "textures", "miniplaces", "isun")
 TIERS = (("atom",), ("acet",), ("msp", "odin", "mahalanobis", "sofl", "oe", "ccu", "ntom"))
 """Claimed order under attack: the paper's method, the other that holds, those that do not."""
 APART = ("rowl",)
-"""Published without its adversary (D2), and so in no tier of that table; here it has one. What has
-a word behind its name stands apart too: a training attack that was not published, a schedule."""
+"""Published without its adversary (D2), and so in no tier of that table; here it has one."""
 OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
 MIXED = "mixed"
@@ -234,28 +233,41 @@ def means(found: Stored, attack: str, preset: str) -> dict[str, float]:
 
 
 def tiers(found: Stored, preset: str) -> Iterator[str]:
-    """Yield what the claimed order comes to under each attack, and whether it holds."""
+    """Yield what the claimed order comes to under each attack, and whether it holds.
+
+    A line for each way in which those taught with attacked images were taught: as published,
+    mixed, by another schedule.
+    """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
-        parts = [
-            ", ".join(f"{name} {100 * mean[name]:.2f}" for name in tier if name in mean)
-            for tier in TIERS
-        ]
-        line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
-        apart = [name for name in mean if name in APART or " " in name]
-        line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in apart)
-        yield f"{line}. {order_holds(mean)}"
+        attacked = [*TIERS[0], *TIERS[1]]
+        ways = {name.partition(" ")[2] for name in mean if name.partition(" ")[0] in attacked}
+        for way in ["", *sorted(ways - {""})]:
+            there = claimed(mean, way)
+            parts = [", ".join(f"{name} {100 * tier[name]:.2f}" for name in tier) for tier in there]
+            line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
+            apart = [name for name in mean if name.partition(" ")[0] in APART]
+            line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in apart)
+            yield f"{line}. {order_holds(there)}"
 
 
-def order_holds(mean: Mapping[str, float]) -> str:
-    """Say whether every detector of a tier is above all of those below, as far as measured."""
-    measured = [[mean[name] for name in tier if name in mean] for tier in TIERS]
-    there = [tier for tier in measured if tier]
+def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
+    """Return the measured rows of each tier: its upper ones taught in one way, the last in all."""
+    first, second, last = TIERS
+    ending = f" {way}" if way else ""
+    taught = [{name + ending for name in tier} for tier in (first, second)]
+    taught.append({name for name in mean if name.partition(" ")[0] in last})
+    return [{name: mean[name] for name in mean if name in tier} for tier in taught]
+
+
+def order_holds(claim: Sequence[Mapping[str, float]]) -> str:
+    """Say whether every row of a tier is above all of those below, as far as measured."""
+    there = [tier.values() for tier in claim if tier]
     if len(there) < 2:
         return "Too few are measured to say."
     holds = all(min(a) > max(b) for a, b in pairwise(there))
     said = "The order holds" if holds else "The order does not hold"
-    return said + ("." if len(there) == len(TIERS) else ", of the tiers measured.")
+    return said + ("." if len(there) == len(claim) else ", of the tiers measured.")
 
 
 def agreement(found: Stored) -> Iterator[str]:

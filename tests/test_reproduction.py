@@ -84,15 +84,26 @@ def test_agreement_is_kendalls_tau_with_the_published_column(
 
 
 def test_the_order_is_of_all_tiers() -> None:
+    def said(mean: dict[str, float], way: str = "") -> str:
+        return reproduction.order_holds(reproduction.claimed(mean, way))
+
     mean = {"atom": 0.9, "acet": 0.8, "msp": 0.1, "oe": 0.2}
-    assert reproduction.order_holds(mean) == "The order holds."
-    assert reproduction.order_holds({**mean, "ntom": 0.85}) == "The order does not hold."
-    assert reproduction.order_holds({**mean, "acet": 0.95}) == "The order does not hold."
-    assert (
-        reproduction.order_holds({"atom": 0.9, "msp": 0.1})
-        == "The order holds, of the tiers measured."
-    )
-    assert "Too few" in reproduction.order_holds({"atom": 0.9, "rowl": 0.95})
+    assert said(mean) == "The order holds."
+    assert said({**mean, "ntom": 0.85}) == "The order does not hold."
+    assert said({**mean, "acet": 0.95}) == "The order does not hold."
+    assert said({"atom": 0.9, "msp": 0.1}) == "The order holds, of the tiers measured."
+    assert "Too few" in said({"atom": 0.9, "rowl": 0.95})
+
+
+def test_each_way_of_teaching_has_an_order_of_its_own() -> None:
+    mean = {"acet mixed (zoom)": 0.6, "atom": 0.5, "atom mixed": 0.1, "atom mixed (zoom)": 0.7}
+    below = {"msp": 0.2, "oe (zoom)": 0.3}
+    for way, wanted in {
+        "": [{"atom": 0.5}, {}, below],
+        "mixed": [{"atom mixed": 0.1}, {}, below],
+        "mixed (zoom)": [{"atom mixed (zoom)": 0.7}, {"acet mixed (zoom)": 0.6}, below],
+    }.items():
+        assert reproduction.claimed(mean | below, way) == wanted
 
 
 def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: Path) -> None:
@@ -157,9 +168,10 @@ def test_a_training_attack_that_was_not_published_has_a_row_of_its_own(
         for name in ("atom", "atom mixed")
     }
     both = replace(mini, records=records)
-    (line, *_) = reproduction.tiers(both, "standard")
+    published_one, mixed, *_ = reproduction.tiers(both, "standard")
     mean = 100 * reproduction.means(both, "linf", "standard")["atom mixed"]
-    assert f"apart atom mixed {mean:.2f}" in line
+    assert published_one.startswith(f"- linf, preset standard: atom {mean:.2f} | not measured | ")
+    assert mixed.startswith(f"- linf, preset standard: atom mixed {mean:.2f} | not measured | ")
     as_cifar10 = replace(both, suite="cifar10")
     (natural, *_) = [row for row in reproduction.beside(as_cifar10) if "| atom mixed" in row]
     rows = dict(line.strip("|").split("|", 1) for line in natural.splitlines() if "|" in line)
