@@ -34,7 +34,8 @@ class Schedule:
         pool_zoom: Half of the outliers of a step show a square part of the view alone, enlarged to
             its size; the side of the part is drawn from this share of the whole on; 1 for none.
         precision: ``float32``, ``bfloat16`` (autocast; weights stay float32), or ``auto``: bfloat16
-            on a GPU, where it pays, and float32 elsewhere.
+            where it pays, on a GPU and on processors with instructions for it, and float32
+            elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
             Taylor, 2017), cut last, after an attack; 0 for none.
         padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that

@@ -21,7 +21,7 @@ from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.threat import to_float
-from oodbench.training import Augmented, DeviceImages, Training
+from oodbench.training import Augmented, DeviceImages, Training, arithmetic
 
 
 @dataclass
@@ -111,6 +111,7 @@ def build(request: TrainingRequest, device: torch.device) -> tuple[Trained, Trai
     training.modules = {
         name: module.to(device) for name, module in request.recipe.modules(training).items()
     }
+    training.facts["precision"] = arithmetic(request.schedule.precision, device)
     return Trained(network, training.modules, training.facts), training
 
 
@@ -136,7 +137,7 @@ def train(
 
     Raises:
         ValueError: If the recipe needs a pool and there is none, the loss is not finite, or the
-            checkpoint was written on another kind of device.
+            checkpoint was written on another kind of device or in another precision.
     """
     trained, training = build(request, device)
     if request.start is not None:
@@ -144,9 +145,10 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
-    written_on = resumed.get("device", device.type) if resumed else device.type
-    if written_on != device.type:
-        # A schedule may ask for another precision there, and the identity does not tell the two.
+    place = f"{device.type} in {training.facts['precision']}"
+    written_on = resumed.get("place", place) if resumed else place
+    if written_on != place:
+        # What ``auto`` means depends on the machine, and the identity does not tell it.
         raise ValueError(f"{checkpoint} was written on {written_on}; go on there, or delete it")
     if not resumed:
         request.recipe.start(training)
@@ -186,7 +188,7 @@ def train(
                         "optimiser": optimiser.state_dict(),
                         "scheduler": scheduler.state_dict(),
                         "facts": training.facts | {"seconds": seconds()},
-                        "device": device.type,
+                        "place": place,
                     }
                     write_atomically(checkpoint, partial(torch.save, state))
     training.facts["seconds"] = seconds()

@@ -1,7 +1,7 @@
 """The training loop, one for all recipes."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,20 @@ from oodbench.threat import LEVELS, to_float
 _POOL_BATCH = 1024
 _HOLE = 128
 _ON_DEVICE_BYTES = 4 << 30
+
+
+def arithmetic(precision: str, device: torch.device) -> str:
+    """Return what a schedule's precision means on a device: ``float32`` or ``bfloat16``."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" or _cpu_multiplies_bfloat16() else "float32"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    # Processors without such instructions, and torch before 2.10, which does not tell, are slower
+    # in bfloat16 or not known to be faster.
+    capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class DeviceImages:
@@ -219,9 +233,7 @@ class Training:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that the schedule's precision asks for."""
-        precision = self.schedule.precision
-        if precision == "auto":
-            precision = "bfloat16" if self.device.type == "cuda" else "float32"
+        precision = arithmetic(self.schedule.precision, self.device)
         if precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, getattr(torch, precision))

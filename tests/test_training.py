@@ -33,7 +33,15 @@ from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.threat import farthest, to_float
 from oodbench.trainer import Trained, TrainingRequest, build, train
-from oodbench.training import Augmented, DeviceImages, Training, enlarged, punched, shifted
+from oodbench.training import (
+    Augmented,
+    DeviceImages,
+    Training,
+    arithmetic,
+    enlarged,
+    punched,
+    shifted,
+)
 
 CPU = torch.device("cpu")
 FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0, flip=False)
@@ -905,11 +913,13 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
     checkpoint = tmp_path / "x.checkpoint"
     train(request(Plain()), CPU, checkpoint)
     state = torch.load(checkpoint, weights_only=True)
-    torch.save(state | {"device": "cuda"}, checkpoint)
-    with pytest.raises(ValueError, match="was written on cuda; go on there, or delete it"):
-        train(request(Plain()), CPU, checkpoint)
+    assert state["place"] == "cpu in float32"
+    for place in ("cuda in float32", "cpu in bfloat16"):
+        torch.save(state | {"place": place}, checkpoint)
+        with pytest.raises(ValueError, match=f"was written on {place}; go on there, or delete it"):
+            train(request(Plain()), CPU, checkpoint)
     assert checkpoint.exists()
-    del state["device"]  # as before it was written down
+    del state["place"]  # as before it was written down
     torch.save(state, checkpoint)
     train(request(Plain()), CPU, checkpoint)
 
@@ -934,13 +944,39 @@ def test_a_few_epochs_learn_what_can_be_learnt() -> None:
     assert (predicted.numpy() == known.labels).mean() > 0.9
 
 
-def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu() -> None:
-    wanted = train(request(Plain(), FAST), CPU)
-    found = train(request(Plain(), replace(FAST, precision="auto")), CPU)
-    other = train(request(Plain(), replace(FAST, precision="bfloat16")), CPU)
-    mine, same, rounded = (one.tensors()["network.head.weight"] for one in (found, wanted, other))
-    assert torch.equal(mine, same)
-    assert not torch.equal(mine, rounded)
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({}, "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
+    capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    asked = {
+        name: train(request(Plain(), replace(FAST, precision=name)), CPU)
+        for name in ("float32", "bfloat16", "auto")
+    }
+    assert {name: one.facts["precision"] for name, one in asked.items()} == {
+        "float32": "float32",
+        "bfloat16": "bfloat16",
+        "auto": precision,
+    }
+    weights = {name: one.tensors()["network.head.weight"] for name, one in asked.items()}
+    assert not torch.equal(weights["float32"], weights["bfloat16"])
+    assert torch.equal(weights["auto"], weights[precision])
+
+
+def test_auto_is_float32_where_torch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert arithmetic("auto", CPU) == "float32"
+
+
+def test_auto_is_bfloat16_on_a_gpu() -> None:
     _, training = build(request(Plain(), replace(FAST, precision="auto")), CPU)
     training.device = torch.device("cuda")
     with _meant(training) as asked:
