@@ -165,7 +165,7 @@ def beside(found: Stored) -> Iterator[str]:
         rows = []
         for detector in found.detectors:
             row: list[str] = [detector]
-            known = table.get((detector.partition(" ")[0], attack))
+            known = table.get((named(detector)[0], attack))
             row.append(_pair(known) if known else "")
             for preset in ("paper", "standard"):
                 records = found.of(detector, attack, preset)
@@ -240,24 +240,34 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
-        attacked = [*TIERS[0], *TIERS[1]]
-        ways = {name.partition(" ")[2] for name in mean if name.partition(" ")[0] in attacked}
+        ways = {way for name, way in map(named, mean) if name in (*TIERS[0], *TIERS[1])}
         for way in ["", *sorted(ways - {""})]:
             there = claimed(mean, way)
-            parts = [", ".join(f"{name} {100 * tier[name]:.2f}" for name in tier) for tier in there]
+            parts = [
+                ", ".join(f"{row} {100 * of:.2f}" for row, of in tier.items()) for tier in there
+            ]
             line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
-            apart = [name for name in mean if name.partition(" ")[0] in APART]
-            line += "".join(f"; apart {name} {100 * mean[name]:.2f}" for name in apart)
+            apart = [row for row in mean if named(row)[0] in APART]
+            line += "".join(f"; apart {row} {100 * mean[row]:.2f}" for row in apart)
             yield f"{line}. {order_holds(there)}"
+
+
+def named(row: str) -> tuple[str, str]:
+    """Return the detector of a row, and the words behind it: the way in which it was taught."""
+    name, _, way = row.partition(" ")
+    return name, way
 
 
 def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
     """Return the measured rows of each tier: its upper ones taught in one way, the last in all."""
-    first, second, last = TIERS
-    ending = f" {way}" if way else ""
-    taught = [{name + ending for name in tier} for tier in (first, second)]
-    taught.append({name for name in mean if name.partition(" ")[0] in last})
-    return [{name: mean[name] for name in mean if name in tier} for tier in taught]
+    return [
+        {
+            row: of
+            for row, of in mean.items()
+            if named(row)[0] in tier and (tier is TIERS[-1] or named(row)[1] == way)
+        }
+        for tier in TIERS
+    ]
 
 
 def order_holds(claim: Sequence[Mapping[str, float]]) -> str:

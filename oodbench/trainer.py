@@ -145,12 +145,9 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
-    place = f"{device.type} in {training.facts['precision']}"
-    written_on = resumed.get("place", place) if resumed else place
-    if written_on != place:
-        # What ``auto`` means depends on the machine, and the identity does not tell it.
-        raise ValueError(f"{checkpoint} was written on {written_on}; go on there, or delete it")
-    if not resumed:
+    if resumed:
+        _require_same_arithmetic(checkpoint, resumed, training)
+    else:
         request.recipe.start(training)
     steps = [loop.steps_of_epoch(stage.schedule) for stage in stages]
     total = sum(stage.schedule.epochs * n for stage, n in zip(stages, steps, strict=True))
@@ -188,7 +185,7 @@ def train(
                         "optimiser": optimiser.state_dict(),
                         "scheduler": scheduler.state_dict(),
                         "facts": training.facts | {"seconds": seconds()},
-                        "place": place,
+                        "device": device.type,
                     }
                     write_atomically(checkpoint, partial(torch.save, state))
     training.facts["seconds"] = seconds()
@@ -205,6 +202,20 @@ def _load_checkpoint(path: Path | None) -> dict[str, Any] | None:
         path.unlink(missing_ok=True)
         return None
     return state
+
+
+def _require_same_arithmetic(
+    path: Path | None, resumed: dict[str, Any], training: Training
+) -> None:
+    """Raise a ValueError if a checkpoint is of another kind of device or another precision.
+
+    What ``auto`` means depends on the machine, and the identity does not tell it.
+    """
+    here = training.device.type, training.facts["precision"]
+    # Checkpoints that do not tell their precision are of a time when it was float32 on a CPU.
+    there = resumed["device"], resumed["facts"].get("precision", "float32")
+    if there != here:
+        raise ValueError(f"{path} was written on {' in '.join(there)}; go on there, or delete it")
 
 
 class _Loop:

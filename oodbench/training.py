@@ -30,8 +30,7 @@ def arithmetic(precision: str, device: torch.device) -> str:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Processors without such instructions, and torch before 2.10, which does not tell, are slower
-    # in bfloat16 or not known to be faster.
+    # Without such instructions bfloat16 is slower; an older torch does not tell of them.
     capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -913,15 +913,21 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
     checkpoint = tmp_path / "x.checkpoint"
     train(request(Plain()), CPU, checkpoint)
     state = torch.load(checkpoint, weights_only=True)
-    assert state["place"] == "cpu in float32"
-    for place in ("cuda in float32", "cpu in bfloat16"):
-        torch.save(state | {"place": place}, checkpoint)
+    rounded = state["facts"] | {"precision": "bfloat16"}
+    for changed, place in (
+        ({"device": "cuda"}, "cuda in float32"),
+        ({"facts": rounded}, "cpu in bfloat16"),
+    ):
+        torch.save(state | changed, checkpoint)
         with pytest.raises(ValueError, match=f"was written on {place}; go on there, or delete it"):
             train(request(Plain()), CPU, checkpoint)
     assert checkpoint.exists()
-    del state["place"]  # as before it was written down
+    del state["facts"]["precision"]  # as before it was written down
     torch.save(state, checkpoint)
     train(request(Plain()), CPU, checkpoint)
+    torch.save(state, checkpoint)
+    with pytest.raises(ValueError, match="was written on cpu in float32"):
+        train(request(Plain(), replace(FAST, precision="bfloat16")), CPU, checkpoint)
 
 
 def test_a_resumed_training_counts_the_seconds_before(tmp_path: Path) -> None:
