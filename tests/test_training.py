@@ -814,13 +814,13 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
 
 
 @pytest.mark.parametrize("recipe", [Plain(), OutlierExposure(), MinedAdversarialOutliers()])
-def test_the_recipes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
-    schedule = replace(FAST, epochs=3, policy="one_cycle", crop_padding=2, flip=True)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path: Path) -> None:
+    schedule = replace(
+        FAST, epochs=3, policy="one_cycle", crop_padding=2, flip=True, precision=precision
+    )
     whole = train(request(recipe, schedule), CPU).tensors()
     checkpoint = tmp_path / "x.checkpoint"
-
-    class Interrupting(Progress):
-        pass
 
     import oodbench.trainer as trainer
 
