@@ -379,6 +379,18 @@ def test_outliers_shown_otherwise_are_another_row_of_the_table(add: Add, tmp_pat
     assert set(frame["schedule"]) == {"fast, zoom"}
 
 
+def test_more_images_come_first_whichever_schedules_a_table_has(add: Add, tmp_path: Path) -> None:
+    fast = {"name": "fast", "epochs": 24}
+    add(detector="atom", schedule=fast, n_id=100)
+    for each in (fast, {**fast, "name": "zoom", "pool_zoom": 0.25}):
+        add(detector="oe", schedule=each, n_id=1000)
+    titles = list(lb.leaderboard(tmp_path)["table"].unique())
+    assert [title.partition("schedule ")[2].partition(", preset")[0] for title in titles] == [
+        "fast, zoom",
+        "fast",
+    ]
+
+
 def test_views_of_outliers_that_differ_under_one_name_are_told(add: Add, tmp_path: Path) -> None:
     for share in (0.25, 0.5):
         add(detector="oe", schedule={"name": "fast", "epochs": 24, "pool_zoom": share})

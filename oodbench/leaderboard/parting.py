@@ -51,7 +51,7 @@ class Setting:
         """Place among tables: the newest protocol, ``standard`` and the most images first.
 
         Args:
-            schedules: Names of the schedules of the records.
+            schedules: Names of the schedules that are alike up to what they say of outliers.
         """
         return (
             self.suite,
@@ -224,7 +224,11 @@ def parted(records: Iterable[Record]) -> list[Table]:
     groups: dict[Setting, list[Record]] = {}
     for record in records:
         groups.setdefault(Setting.of(record), []).append(record)
-    order = sorted(groups, key=lambda setting: setting.rank(schedule_names(groups[setting])))
+    alike: dict[str, list[Record]] = {}
+    for setting, found in groups.items():
+        # One order for all tables of such schedules, whichever of their names a table has.
+        alike.setdefault(setting.schedule, []).extend(found)
+    order = sorted(groups, key=lambda each: each.rank(schedule_names(alike[each.schedule])))
     return [
         Table(setting, part) for setting in order for part in _of_the_same_images(groups[setting])
     ]
