@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -240,8 +240,7 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
-        ways = {way for name, way in map(named, mean) if name in (*TIERS[0], *TIERS[1])}
-        for way in ["", *sorted(ways - {""})]:
+        for way in ways(mean):
             there = claimed(mean, way)
             parts = [
                 ", ".join(f"{row} {100 * of:.2f}" for row, of in tier.items()) for tier in there
@@ -256,6 +255,26 @@ def named(row: str) -> tuple[str, str]:
     """Return the detector of a row, and the words behind it: the way in which it was taught."""
     name, _, way = row.partition(" ")
     return name, way
+
+
+def ways(rows: Iterable[str]) -> list[str]:
+    """Return the ways of teaching of those taught with attacked images, the published first."""
+    found = {way for name, way in map(named, rows) if name in (*TIERS[0], *TIERS[1])}
+    return ["", *sorted(found - {""})]
+
+
+def taught(detector: str, way: str, rows: Container[str]) -> str | None:
+    """Return a detector's row of a way of teaching, or the nearest to it that there is.
+
+    Nearest to a mixed attack is the same schedule without one, then the usual row; of the usual
+    way nothing else is near.
+    """
+    plain = way.removeprefix(MIXED).strip()
+    for words in (way, plain, ""):
+        row = f"{detector} {words}".strip()
+        if row in rows:
+            return row
+    return None
 
 
 def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
@@ -283,39 +302,43 @@ def order_holds(claim: Sequence[Mapping[str, float]]) -> str:
 def agreement(found: Stored) -> Iterator[str]:
     """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
 
-    A paired bootstrap over images, since all detectors saw the same (`oodbench.paired`).
+    A line for each way of teaching, as for the tiers (`tiers`); and another for each without the
+    detectors whose published score is another than their own.
     """
     column = published().query("suite == @found.suite and perturbation == 'none'")
     theirs = column.set_index("detector")["auroc"]
     mean = means(found, "none", "standard")
-    detectors = [name for name in theirs.index if name in mean]
-    if len(detectors) < 3:
-        sets = ", ".join(COMPARED)
-        yield f"Kendall's τ needs three detectors on {sets}; {len(detectors)} are there."
-        return
+    told: dict[tuple[str, ...], None] = {}
+    for way in ways(mean):
+        rows = [row for name in theirs.index if (row := taught(name, way, mean)) is not None]
+        own = [row for row in rows if named(row)[0] not in OTHER_SCORES]
+        told |= {tuple(chosen): None for chosen in (rows, own) if len(chosen) >= 3}
+    if not told:
+        yield f"Kendall's τ needs three detectors on {', '.join(COMPARED)}."
+    for chosen in told:
+        yield "- " + _agreement(found, chosen, np.array([theirs[named(row)[0]] for row in chosen]))
+
+
+def _agreement(found: Stored, rows: Sequence[str], theirs: np.ndarray[Any, Any]) -> str:
+    """Tell τ of some rows: a paired bootstrap over images, since all saw the same."""
+    mean = means(found, "none", "standard")
     scored = []
-    for detector in detectors:
-        records = found.of(detector, "none", "standard")
+    for row in rows:
+        records = found.of(row, "none", "standard")
         for name in COMPARED:
             known = found.results.id_scores(records[name]).astype(np.float64)
             ood = found.results.ood_scores(records[name]).astype(np.float64)
             scored.append(Scored(name, known, known, ood))
-    moved = draws(scored)["auroc"].reshape(-1, len(detectors), len(COMPARED)).mean(axis=2)
-    own = [name for name in detectors if name not in OTHER_SCORES]
-    for chosen in dict.fromkeys((tuple(detectors), tuple(own))):
-        places = [detectors.index(name) for name in chosen]
-        if len(places) < 3:
-            continue
-        ours = np.array([mean[name] for name in chosen])
-        of_draws = [tau(ours + one[places], theirs[list(chosen)]) for one in moved]
-        low, high = np.quantile(of_draws, [0.025, 0.975])
-        yield (
-            f"Kendall's τ of the mean natural AUROC over {', '.join(COMPARED)} with the published"
-            f" natural column, {len(chosen)} detectors ({', '.join(chosen)}):"
-            f" {tau(ours, theirs[list(chosen)]):.2f}, 95 % interval {low:.2f} to {high:.2f}"
-            f" ({len(moved)} bootstraps over images; neither the spread over trainings nor that of"
-            " the published column is in it)."
-        )
+    moved = draws(scored)["auroc"].reshape(-1, len(rows), len(COMPARED)).mean(axis=2)
+    ours = np.array([mean[row] for row in rows])
+    low, high = np.quantile([tau(ours + one, theirs) for one in moved], [0.025, 0.975])
+    return (
+        f"Kendall's τ of the mean natural AUROC over {', '.join(COMPARED)} with the published"
+        f" natural column, {len(rows)} detectors ({', '.join(rows)}):"
+        f" {tau(ours, theirs):.2f}, 95 % interval {low:.2f} to {high:.2f}"
+        f" ({len(moved)} bootstraps over images; neither the spread over trainings nor that of"
+        " the published column is in it)."
+    )
 
 
 def tau(ours: Sequence[float] | np.ndarray[Any, Any], theirs: Any) -> float:

@@ -106,6 +106,28 @@ def test_each_way_of_teaching_has_an_order_of_its_own() -> None:
         assert reproduction.claimed(mean | below, way) == wanted
 
 
+def test_each_way_of_teaching_has_an_agreement_of_its_own(
+    mini: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = published().query("suite == 'cifar10'").assign(suite="mini")
+    monkeypatch.setattr(reproduction, "published", lambda: table)
+    shown = {"msp": "msp", "odin": "odin", "atom": "atom", "ntom": "ntom (zoom)"}
+    shown |= {"oe": "atom mixed (zoom)"}
+    records = {
+        (shown[key[0]], *key[1:]): record for key, record in mini.records.items() if key[0] in shown
+    }
+    usual, zoomed = reproduction.agreement(replace(mini, records=records))
+    assert "3 detectors (msp, odin, atom)" in usual
+    assert "4 detectors (msp, odin, ntom (zoom), atom mixed (zoom))" in zoomed
+    theirs = table.query("perturbation == 'none'").set_index("detector")["auroc"]
+    ours = reproduction.means(mini, "none", "standard")
+    expected = kendalltau(
+        [ours[name] for name in ("msp", "odin", "oe", "ntom")],
+        theirs[["msp", "odin", "atom", "ntom"]],
+    ).statistic
+    assert f": {expected:.2f}, 95 %" in zoomed
+
+
 def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: Path) -> None:
     source = shipped_results() / "mini"
     kept = tmp_path / "mini"
