@@ -35,7 +35,7 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 class Look:
-    """A trained detector, and images that its training has not seen."""
+    """A trained detector, and images that its training has not seen, or has."""
 
     def __init__(self, row: str, asked: argparse.Namespace) -> None:
         places = Places("cpu", data_root=asked.data_root, store=asked.store)
@@ -55,9 +55,12 @@ class Look:
         )
         self.subject = self._bench.subject(spec, taught, "float32")
 
-    def images(self, name: str, count: int) -> tuple[Tensor, Sequence[str]]:
-        """Return the first held-out images of a set, uint8 [N, 3, H, W], and their ids."""
-        images = self._bench.images(self._asked.suite, name, "val")
+    def images(self, name: str, count: int, part: str = "val") -> tuple[Tensor, Sequence[str]]:
+        """Return the first images of a set, uint8 [N, 3, H, W], and their ids.
+
+        Held out of training, or with "train" of it.
+        """
+        images = self._bench.images(self._asked.suite, name, part)
         return torch.from_numpy(images.batch(range(count))), images.ids[:count]
 
     def score(self, images: Tensor) -> Tensor:
