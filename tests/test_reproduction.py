@@ -76,7 +76,7 @@ def test_agreement_is_kendalls_tau_with_the_published_column(
     everything, without = reproduction.agreement(mini)
     assert f"{len(names)} detectors" in everything
     assert f": {expected:.2f}, 95 %" in everything
-    low, _, high = everything.partition("interval ")[2].partition(" (")[0].partition(" to ")
+    low, _, high = everything.partition("interval ")[2].rstrip(".").partition(" to ")
     assert -1 <= float(low) <= expected <= float(high) <= 1
     assert f"{len(names) - 2} detectors" in without
     assert "ccu" not in without
@@ -126,6 +126,45 @@ def test_each_way_of_teaching_has_an_agreement_of_its_own(
         theirs[["msp", "odin", "atom", "ntom"]],
     ).statistic
     assert f": {expected:.2f}, 95 %" in zoomed
+
+
+def test_gaps_between_tiers_have_the_interval_of_resampled_images(mini: Any) -> None:
+    mean = reproduction.means(mini, "linf", "standard")
+    claim = [{"atom": mean["atom"]}, {}, {"msp": mean["msp"], "oe": mean["oe"]}]
+    below = max("msp", "oe", key=mean.__getitem__)
+    (told,) = reproduction.gaps(mini, "linf", claim)
+    gap = 100 * (mean["atom"] - mean[below])
+    assert told.startswith(f"atom is ahead of {below} by {gap:.2f}, 95 % interval ")
+    low, high = map(float, told.partition("interval ")[2].rstrip(".").split(" to "))
+    scores = {
+        (row, name): (mini.results.id_scores(record), mini.results.ood_scores(record))
+        for row in ("atom", below)
+        for name, record in mini.of(row, "linf", "standard").items()
+        if name in SETS
+    }
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(400):
+        known = rng.integers(640, size=640)
+        others = {name: rng.integers(250, size=250) for name in SETS}
+        of = {
+            (row, name): roc_auc_score(
+                np.repeat([0, 1], [640, 250]), np.concatenate([ids[known], ood[others[name]]])
+            )
+            for (row, name), (ids, ood) in scores.items()
+        }
+        drawn.append(100 * np.mean([of["atom", name] - of[below, name] for name in SETS]))
+    assert [low, high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.15 * (high - low))
+
+
+def test_gaps_of_other_images_have_no_interval(mini: Any) -> None:
+    fewer = {
+        key: record | {"n_ood": 100} if key[0] == "oe" else record
+        for key, record in mini.records.items()
+    }
+    claim = [{"atom": 0.9}, {"oe": 0.5}, {}]
+    (told,) = reproduction.gaps(replace(mini, records=fewer), "linf", claim)
+    assert told == "atom is ahead of oe by 40.00."
 
 
 def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: Path) -> None:
