@@ -44,7 +44,8 @@ def main() -> None:
         f" pool, before and after {STEPS} signed gradient steps on the score that fall, in a ball"
         f" of {EPS} levels: both of training, and both held out of it."
     )
-    headers = ["detector", "training", "attacked", "held out", "attacked "]
+    parts = ("training", "held out")
+    headers = ["detector", *(f"{part}{what}" for part in parts for what in ("", ", attacked"))]
     title = "Are outliers of training rejected better than others?"
     show(__file__, title, about, rows, headers, write=asked.write)
 
