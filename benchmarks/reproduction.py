@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
 MIXED = "mixed"
 """A field of detectors taught with attacked images; it stands behind the name of their rows."""
+UNSEEN = 5e-5
+"""Half of the last digit that is shown."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
 PAGE = Path(__file__).parents[1] / "docs/reproduction.md"
 
@@ -248,9 +251,11 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
             line = f"- {attack}, preset {preset}: " + " | ".join(p or "not measured" for p in parts)
             apart = [row for row in mean if named(row)[0] in APART]
             line += "".join(f"; apart {row} {100 * mean[row]:.2f}" for row in apart)
-            yield f"{line}. {order_holds(there)}"
-            if preset == "standard":
-                yield from (f"  {gap}" for gap in gaps(found, attack, there))
+            between = [
+                Gap(*pair, interval(found, attack, preset, pair[:2])) for pair in neighbours(there)
+            ]
+            yield f"{line}. {order_holds(between, complete=all(there))}"
+            yield from (f"  {gap.line()}" for gap in between)
 
 
 def named(row: str) -> tuple[str, str]:
@@ -265,18 +270,18 @@ def ways(rows: Iterable[str]) -> list[str]:
     return ["", *sorted(found - {""})]
 
 
-def taught(detector: str, way: str, rows: Container[str]) -> str | None:
+def nearest_row(detector: str, way: str, rows: Container[str]) -> str | None:
     """Return a detector's row of a way of teaching, or the nearest to it that there is.
 
-    Nearest to a mixed attack is the same schedule without one, then the usual row; of the usual
-    way nothing else is near.
+    Those that can be taught with a mixed attack have that row or none. Of the others, nearest to it
+    is the same schedule, then the usual one.
     """
-    plain = way.removeprefix(MIXED).strip()
-    for words in (way, plain, ""):
-        row = f"{detector} {words}".strip()
-        if row in rows:
-            return row
-    return None
+    if detector in (*TIERS[0], *TIERS[1]):
+        near = [way]
+    else:
+        near = list(dict.fromkeys((way.removeprefix(MIXED).strip(), "")))
+    there = [row for words in near if (row := f"{detector} {words}".strip()) in rows]
+    return there[0] if there else None
 
 
 def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
@@ -291,83 +296,143 @@ def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
     ]
 
 
-def gaps(found: Stored, attack: str, claim: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    """Yield by how much the lowest row of a tier is above the highest of the next one measured.
-
-    Under preset ``standard``, of the score itself; with an interval where both are of the same
-    images.
-    """
+def neighbours(claim: Sequence[Mapping[str, float]]) -> list[tuple[str, str, float]]:
+    """Return the lowest row of each tier, the highest of the next one measured, the difference."""
+    pairs = []
     for upper, lower in pairwise([tier for tier in claim if tier]):
-        pair = min(upper, key=upper.__getitem__), max(lower, key=lower.__getitem__)
-        of_rows = [found.of(row, attack, "standard") for row in pair]
-        sizes = [[_size(records[name]) for name in COMPARED] for records in of_rows]
-        told = f"{pair[0]} is ahead of {pair[1]} by {100 * (upper[pair[0]] - lower[pair[1]]):.2f}"
-        if sizes[0] == sizes[1]:
-            moved = deviations(found, of_rows)
-            error = moved[:, 0] - moved[:, 1]
-            low, high = 100 * (upper[pair[0]] - lower[pair[1]] + np.quantile(error, [0.025, 0.975]))
-            told += f", 95 % interval {low:.2f} to {high:.2f}"
-        yield f"{told}."
+        above, below = min(upper, key=upper.__getitem__), max(lower, key=lower.__getitem__)
+        pairs.append((above, below, upper[above] - lower[below]))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Difference of two rows of neighbouring tiers.
+
+    Attributes:
+        above: The row claimed to be higher.
+        below: The other.
+        value: Difference of their mean AUROCs.
+        of_images: Its 95 % interval over images; None if the images are not the same.
+    """
+
+    above: str
+    below: str
+    value: float
+    of_images: tuple[float, float] | None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether other images might have turned it."""
+        return self.of_images is not None and self.of_images[0] <= 0 <= self.of_images[1]
+
+    def line(self) -> str:
+        """Tell the difference in percent."""
+        told = f"{self.above} less {self.below}: {100 * self.value:.2f}"
+        if self.of_images is None:
+            return f"{told}, without an interval, since images or scores are not the same."
+        low, high = (100 * end for end in self.of_images)
+        return f"{told}, 95 % interval {low:.2f} to {high:.2f}."
+
+
+def interval(
+    found: Stored, attack: str, preset: str, rows: Sequence[str]
+) -> tuple[float, float] | None:
+    """Return the 95 % interval over images of a difference of two rows' mean AUROCs.
+
+    None where they are not of the same images, or a row's figure is not of its own score but of a
+    published one that differs.
+    """
+    of_rows = [found.of(row, attack, preset) for row in rows]
+    shown = [
+        (figures(each[name])["auroc"], each[name]["auroc"]) for each in of_rows for name in COMPARED
+    ]
+    own = all(isclose(a, b, abs_tol=UNSEEN) for a, b in shown)
+    moved = deviations(found, of_rows) if own else None
+    if moved is None:
+        return None
+    above, below = (np.mean([each[name]["auroc"] for name in COMPARED]) for each in of_rows)
+    low, high = above - below + np.quantile(moved[:, 0] - moved[:, 1], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def deviations(
     found: Stored, of_rows: Sequence[Mapping[str, Record]]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
     """Return by how much each row's mean AUROC over `COMPARED` differs in draws of the images.
 
-    A paired bootstrap, since all rows saw the same images; shape [draws, rows].
+    A paired bootstrap, shape [draws, rows]; None unless all rows saw the same images.
     """
+    known, others = set(), set()
+    for name in COMPARED:
+        for record in (each[name] for each in of_rows):
+            # Digests are of whole sets; as many images of one set are the same ones.
+            known.add((record["digests"]["id"], record["n_id"]))
+            others.add((name, record["digests"]["set"], record["n_ood"]))
+    if len(known) > 1 or len(others) > len(COMPARED):
+        return None
     scored = []
     for records in of_rows:
         for name in COMPARED:
-            known = found.results.id_scores(records[name]).astype(np.float64)
+            clean = found.results.id_scores(records[name]).astype(np.float64)
             ood = found.results.ood_scores(records[name]).astype(np.float64)
-            scored.append(Scored(name, known, known, ood))
+            scored.append(Scored(name, clean, clean, ood))
     drawn = draws(scored)["auroc"]
     return drawn.reshape(len(drawn), len(of_rows), len(COMPARED)).mean(axis=2)
 
 
-def order_holds(claim: Sequence[Mapping[str, float]]) -> str:
+def order_holds(between: Sequence[Gap], *, complete: bool) -> str:
     """Say whether every row of a tier is above all of those below, as far as measured."""
-    there = [tier.values() for tier in claim if tier]
-    if len(there) < 2:
+    if not between:
         return "Too few are measured to say."
-    holds = all(min(a) > max(b) for a, b in pairwise(there))
-    said = "The order holds" if holds else "The order does not hold"
-    return said + ("." if len(there) == len(claim) else ", of the tiers measured.")
+    if any(gap.value <= 0 and not gap.undecided for gap in between):
+        said = "The order does not hold"
+    elif any(gap.undecided for gap in between):
+        said = "These images do not decide the order"
+    else:
+        said = "The order holds"
+    return said + ("." if complete else ", of the tiers measured.")
 
 
 def agreement(found: Stored) -> Iterator[str]:
     """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
 
-    A line for each way of teaching, as for the tiers (`tiers`); and another for each without the
-    detectors whose published score is another than their own.
+    A line for each way of teaching, whose rows are those of `nearest_row`; and another for each
+    without the detectors whose published score is another than their own.
     """
     column = published().query("suite == @found.suite and perturbation == 'none'")
     theirs = column.set_index("detector")["auroc"]
     mean = means(found, "none", "standard")
-    told: dict[tuple[str, ...], None] = {}
+    chosen: dict[tuple[str, ...], None] = {}
     for way in ways(mean):
-        rows = [row for name in theirs.index if (row := taught(name, way, mean)) is not None]
+        rows = [row for name in theirs.index if (row := nearest_row(name, way, mean))]
         own = [row for row in rows if named(row)[0] not in OTHER_SCORES]
-        told |= {tuple(chosen): None for chosen in (rows, own) if len(chosen) >= 3}
-    if not told:
+        chosen |= {tuple(each): None for each in (rows, own) if len(each) >= 3}
+    if not chosen:
         yield f"Kendall's τ needs three detectors on {', '.join(COMPARED)}."
-    for chosen in told:
-        yield "- " + _agreement(found, chosen, np.array([theirs[named(row)[0]] for row in chosen]))
+    for rows in chosen:
+        ours = np.array([mean[row] for row in rows])
+        yield f"- {tau_line(found, rows, ours, np.array([theirs[named(row)[0]] for row in rows]))}"
 
 
-def _agreement(found: Stored, rows: Sequence[str], theirs: np.ndarray[Any, Any]) -> str:
-    """Tell τ of some rows, and its interval."""
-    mean = means(found, "none", "standard")
-    ours = np.array([mean[row] for row in rows])
-    moved = deviations(found, [found.of(row, "none", "standard") for row in rows])
-    low, high = np.quantile([tau(ours + one, theirs) for one in moved], [0.025, 0.975])
-    return (
+def tau_line(
+    found: Stored,
+    rows: Sequence[str],
+    ours: np.ndarray[Any, Any],
+    theirs: np.ndarray[Any, Any],
+) -> str:
+    """Tell τ of some rows: its interval over images, and how often chance would have it."""
+    exact = kendalltau(ours, theirs)
+    told = (
         f"Kendall's τ of the mean natural AUROC over {', '.join(COMPARED)} with the published"
         f" natural column, {len(rows)} detectors ({', '.join(rows)}):"
-        f" {tau(ours, theirs):.2f}, 95 % interval {low:.2f} to {high:.2f}."
+        f" {exact.statistic:.2f} (p {exact.pvalue:.2g} against none)"
     )
+    moved = deviations(found, [found.of(row, "none", "standard") for row in rows])
+    if moved is None:
+        return f"{told}, without an interval, since the images are not the same."
+    low, high = np.quantile([tau(ours + one, theirs) for one in moved], [0.025, 0.975])
+    return f"{told}, 95 % interval {low:.2f} to {high:.2f}."
 
 
 def tau(ours: Sequence[float] | np.ndarray[Any, Any], theirs: Any) -> float:
