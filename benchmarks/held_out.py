@@ -1,4 +1,4 @@
-"""What scripts share that look at trained detectors on images held out of training."""
+"""What scripts share that look at trained detectors on images of training and held out of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from tabulate import tabulate
 from torch import Tensor
 
 from oodbench.api import Places
+from oodbench.descent import Ball, falling_sizes, pgd
+from oodbench.images import Subset
 from oodbench.model import input_gradient
 from oodbench.plugins import PluginSpec, resolved, with_settings
 
+STEPS, EPS = 40, 8
+"""Gradient steps of a look, and the radius of the ball in levels of 0 to 255."""
 _BATCH = 250
 
 
@@ -56,12 +60,13 @@ class Look:
         self.subject = self._bench.subject(spec, taught, "float32")
 
     def images(self, name: str, count: int, part: str = "val") -> tuple[Tensor, Sequence[str]]:
-        """Return the first images of a set, uint8 [N, 3, H, W], and their ids.
+        """Return images spread evenly over a set, uint8 [N, 3, H, W], and their ids.
 
-        Held out of training, or with "train" of it.
+        Sets are ordered by class, so the first images would be of few. Held out of training, or
+        with "train" of it.
         """
-        images = self._bench.images(self._asked.suite, name, part)
-        return torch.from_numpy(images.batch(range(count))), images.ids[:count]
+        images = Subset(self._bench.images(self._asked.suite, name, part), count)
+        return torch.from_numpy(images.batch(range(len(images)))), images.ids
 
     def score(self, images: Tensor) -> Tensor:
         """Return the scores [N] of images [N, 3, H, W] in [0, 1]."""
@@ -70,6 +75,12 @@ class Look:
             return torch.cat(
                 [self.subject.detector.score(self.subject.model, part) for part in parts]
             )
+
+    def attacked(self, images: Tensor) -> Tensor:
+        """Return the scores [N] of images, uint8 [N, 3, H, W], after `STEPS` falling sign steps."""
+        ball = Ball.around(images, EPS)
+        sizes = falling_sizes(EPS, STEPS)
+        return pgd(self.score, self.gradient, ball, ball.centres, sizes)[1]
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores [N] of images [N, 3, H, W] in [0, 1], and their gradients."""

@@ -14,17 +14,17 @@ from __future__ import annotations
 import argparse
 
 import torch
-from held_out import Look, arguments, show
+from held_out import EPS, STEPS, Look, arguments, show
 from torch import Tensor
 
 from oodbench import metrics
 from oodbench.attacks.linf import LInf
-from oodbench.descent import Ball, falling_sizes, pgd
+from oodbench.descent import Ball, pgd
 from oodbench.judging import worst_case
 from oodbench.searched import Ledger
 from oodbench.threat import LEVELS
 
-STEPS, EPS, ROUGH = 40, 8, 2
+ROUGH = 2
 BUDGET, BLOCKS = 100, 8
 KNOWN, OUTLIERS = 500, 192
 # Length of an unsigned step in levels, over the Euclidean norm of an image; it falls to 0.
@@ -60,7 +60,7 @@ def row(title: str, asked: argparse.Namespace) -> list[str]:
     found = [
         look.score(ball.centres / LEVELS),
         pgd(look.score, look.gradient, ball, noisy, [1] * STEPS)[1],
-        pgd(look.score, look.gradient, ball, ball.centres, falling_sizes(EPS, STEPS))[1],
+        look.attacked(outliers),
         unsigned(look, ball, ball.centres),
         unsigned(look, ball, ball.centres + blocks),
         judged.values,
