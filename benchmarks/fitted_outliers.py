@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from held_out import EPS, STEPS, Look, arguments, show
+from held_out import EPS, STEPS, Look, show_rows
 
 from oodbench import metrics
 from oodbench.paired import Scored, draws
@@ -42,8 +42,6 @@ def row(title: str, asked: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
-    asked = arguments("are outliers of training rejected better than held-out ones?")
-    rows = [row(each, asked) for each in asked.rows.split(",")]
     about = (
         f"AUROC in percent of {IMAGES:,} held-out images against {IMAGES:,} outliers that were"
         f" taught and as many that were held out, before and after {STEPS} falling sign steps on"
@@ -53,7 +51,7 @@ def main() -> None:
     whats = ("", ", attacked")
     headers = ["detector", *(f"{name}{what}" for name in PARTS.values() for what in whats)]
     title = "Are outliers of training rejected better than others?"
-    show(__file__, title, about, rows, [*headers, "difference"], write=asked.write)
+    show_rows(__file__, title, about, row, [*headers, "difference"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -87,6 +87,19 @@ class Look:
         inputs = images.detach().requires_grad_()
         values = self.subject.detector.score(self.subject.model, inputs)
         return values.detach(), input_gradient(values, inputs)
+
+
+def show_rows(
+    script: str,
+    title: str,
+    about: str,
+    row: Callable[[str, argparse.Namespace], Sequence[str]],
+    headers: Sequence[str],
+) -> None:
+    """Make and `show` the rows that the command line asks for, each by a call of ``row``."""
+    asked = arguments(title)
+    rows = [row(each, asked) for each in asked.rows.split(",")]
+    show(script, title, about, rows, headers, write=asked.write)
 
 
 def show(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from held_out import EPS, STEPS, Look, arguments, show
+from held_out import EPS, STEPS, Look, show_rows
 from torch import Tensor
 
 from oodbench import metrics
@@ -73,8 +73,6 @@ def row(title: str, asked: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
-    asked = arguments("do networks know the noise of an attack?")
-    rows = [row(each, asked) for each in asked.rows.split(",")]
     headers = [
         "detector",
         "natural",
@@ -93,7 +91,7 @@ def main() -> None:
         " medians of the score of in-distribution images, and with random signs in every pixel."
     )
     title = "Does the network know the noise of the attack?"
-    show(__file__, title, about, rows, headers, write=asked.write)
+    show_rows(__file__, title, about, row, headers)
 
 
 if __name__ == "__main__":

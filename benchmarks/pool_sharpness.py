@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from held_out import EPS, STEPS, Look, arguments, show
+from held_out import EPS, STEPS, Look, show_rows
 from torch import Tensor
 from torchvision.transforms import functional as F
 
@@ -58,8 +58,6 @@ def row(title: str, asked: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
-    asked = arguments("do detectors know outliers by their sharpness?")
-    rows = [row(each, asked) for each in asked.rows.split(",")]
     about = (
         f"AUROC in percent of {IMAGES:,} held-out images against as many held-out outliers /"
         f" {ATTACKED} of them after {STEPS} falling sign steps in a ball of {EPS} levels / the"
@@ -67,7 +65,7 @@ def main() -> None:
         " the treatment is not seen."
     )
     title = "Do detectors know outliers by how sharp they are?"
-    show(__file__, title, about, rows, ["detector", *TREATMENTS], write=asked.write)
+    show_rows(__file__, title, about, row, ["detector", *TREATMENTS])
 
 
 if __name__ == "__main__":
