@@ -38,6 +38,7 @@ class Schedule:
             elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
             Taylor, 2017), cut last, after an attack; 0 for none.
+        cutout_share: Share of the epochs, from the first on, in which holes are cut.
         padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that
             no flat border tells images from attacked ones.
 
@@ -61,6 +62,7 @@ class Schedule:
     pool_flip: bool | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     pool_padding: int | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     pool_zoom: float = field(default=1.0, metadata=UNNAMED_AT_DEFAULT)
+    cutout_share: float = field(default=1.0, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
@@ -77,8 +79,9 @@ class Schedule:
         for name in ("learning_rate", "weight_decay"):
             if not isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
-        if not 0 < self.pool_zoom <= 1:
-            raise ValueError(f"pool_zoom must be a share in (0, 1], not {self.pool_zoom}")
+        for name in ("pool_zoom", "cutout_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share in (0, 1], not {getattr(self, name)}")
         if not self.momentum < 1:
             raise ValueError(f"momentum must be less than 1, not {self.momentum}")
         for name, known in (
@@ -91,6 +94,10 @@ class Schedule:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if not all(0 < share <= 1 for share in self.milestones):
             raise ValueError(f"milestones must be shares in (0, 1], not {self.milestones}")
+
+    def cutout_side_of(self, epoch: int) -> int:
+        """Return the side of the holes that are cut in an epoch, counted from 0; 0 for none."""
+        return self.cutout_side if epoch < self.cutout_share * self.epochs else 0
 
     @property
     def without_outliers(self) -> "Schedule":

@@ -285,9 +285,9 @@ class Training:
             images: float32 [N, 3, H, W] in [0, 1], attacked where the recipe attacks.
 
         Returns:
-            The same where the schedule asks for no holes.
+            The same where the schedule asks for no holes in this epoch.
         """
-        side = self.schedule.cutout_side
+        side = self.schedule.cutout_side_of(self.epoch)
         if not side:
             return images
         rng = self.generator("cutout")

@@ -228,6 +228,8 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
     )
     assert canonical_json(parameters(Schedule())) == before
     assert parameters(Schedule(cutout_side=9)) == parameters(Schedule()) | {"cutout_side": 9}
+    ending = Schedule(cutout_side=9, cutout_share=0.5)
+    assert parameters(ending) == parameters(Schedule(cutout_side=9)) | {"cutout_share": 0.5}
     assert parameters(Schedule(pool_padding=0)) == parameters(Schedule()) | {"pool_padding": 0}
 
 
@@ -254,6 +256,8 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"pool_padding": 0.5},
         {"pool_zoom": 0.0},
         {"pool_zoom": 1.5},
+        {"cutout_share": 0.0},
+        {"cutout_share": 1.5},
     ],
     ids=str,
 )
@@ -319,6 +323,24 @@ def test_holes_are_flat_in_all_that_the_network_learns_from_attacked_or_not(
         assert bool((holes % 3 == 0).all())
     assert bool(attacked) != isinstance(recipe, OutlierExposure)
     assert not any(bool((batch == 128 / 255).any()) for batch in attacked)
+
+
+@pytest.mark.parametrize(("share", "holed"), [(1.0, 4), (0.75, 3), (0.7, 3), (0.5, 2), (0.1, 1)])
+def test_holes_end_after_their_share_of_the_epochs(
+    share: float, holed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Training.with_holes
+    changed: dict[int, set[bool]] = {}
+
+    def cutting(self: Training, images: Tensor) -> Tensor:
+        seen = cut(self, images)
+        changed.setdefault(self.epoch, set()).update((seen != images).flatten(1).any(1).tolist())
+        return seen
+
+    monkeypatch.setattr(Training, "with_holes", cutting)
+    schedule = replace(FAST, epochs=4, cutout_side=9, cutout_share=share)
+    train(request(Plain(), schedule, images=images(20, side=32), pool=None), CPU)
+    assert changed == {epoch: {epoch < holed} for epoch in range(4)}
 
 
 def test_images_that_stay_off_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,14 @@ Pictures of Tiny ImageNet are sharper than those of CIFAR-10, and networks taugh
 that: docs/reproduction.md, open questions.
 """
 
+SETTLE = replace(ZOOM, cutout_share=0.75)
+"""`ZOOM` whose last quarter of epochs cuts no holes: for detectors that have too little room.
+
+Holes keep a network from learning its images by heart. One that has to withstand an attack as well
+is far from that. An epoch more for an ATOM that `ZOOM` had taught left 76.9 % of held-out outliers'
+AUROC under attack where none had holes and 74.6 where all had, at the same accuracy.
+"""
+
 _STAND_INS = {
     "places365": "miniplaces",
     "lsun_c": "lsun_c_standin",
@@ -62,7 +70,7 @@ class PublishedSuite(Suite):
     pool: str = "tinyimagenet"
     network: str = "conv6"
     schedules: Mapping[str, Schedule] = field(
-        default_factory=lambda: {"fast": FAST, "paper": PAPER, "zoom": ZOOM}
+        default_factory=lambda: {"fast": FAST, "paper": PAPER, "zoom": ZOOM, "settle": SETTLE}
     )
     stand_ins: Mapping[str, str] = field(default_factory=lambda: dict(_STAND_INS))
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_GROUPS))
