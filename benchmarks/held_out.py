@@ -43,21 +43,21 @@ class Look:
 
     def __init__(self, row: str, asked: argparse.Namespace) -> None:
         places = Places("cpu", data_root=asked.data_root, store=asked.store)
-        self._bench = places.workbench()
+        self.bench = places.workbench()
         self._asked = asked
-        self.suite = suite = self._bench.suite(asked.suite)
+        self.suite = suite = self.bench.suite(asked.suite)
         text, _, schedule = row.partition("@")
         name, _, field = text.partition(".")
         spec = PluginSpec("detectors", name)
         (spec,) = with_settings([spec], [text] if field else [])
-        taught = self._bench.taught(
+        self.taught = self.bench.taught(
             resolved(spec, suite.published),
             asked.suite,
             schedule or suite.schedule,
             suite.network,
             asked.seed,
         )
-        self.subject = self._bench.subject(spec, taught, "float32")
+        self.subject = self.bench.subject(spec, self.taught, "float32")
 
     def images(self, name: str, count: int, part: str = "val") -> tuple[Tensor, Sequence[str]]:
         """Return images spread evenly over a set, uint8 [N, 3, H, W], and their ids.
@@ -65,7 +65,7 @@ class Look:
         Sets are ordered by class, so the first images would be of few. Held out of training, or
         with "train" of it.
         """
-        images = Subset(self._bench.images(self._asked.suite, name, part), count)
+        images = Subset(self.bench.images(self._asked.suite, name, part), count)
         return torch.from_numpy(images.batch(range(len(images)))), images.ids
 
     def score(self, images: Tensor) -> Tensor:
