@@ -348,6 +348,29 @@ def test_a_row_without_a_parameter_that_others_name_keeps_its_name(
     assert set(frame["row"]) == {"atom", "atom (mixed=true)"}
 
 
+@pytest.mark.parametrize(
+    ("detector", "params", "name"),
+    [
+        ("atom", {"weight": 1.0, "quantile": 0.125}, "atom"),
+        ("atom", {"weight": 4.0, "quantile": 0.125}, "atom (weight=4)"),
+        ("atom", {"weight": 1.0, "mixed": True}, "atom (mixed=true)"),
+        ("odin", {"noise": 0.0016}, "odin"),
+        ("odin", {"noise": 0.01}, "odin (noise=0.01)"),
+        ("mine", {"weight": 4.0}, "mine"),
+    ],
+)
+def test_a_row_alone_tells_what_of_it_is_not_as_published(
+    add: Add, tmp_path: Path, detector: str, params: dict[str, Any], name: str
+) -> None:
+    add(detector=detector, suite="cifar10", params=params)
+    assert set(lb.leaderboard(tmp_path)["row"]) == {name}
+
+
+def test_a_value_that_only_an_unknown_suite_gives_is_not_told(add: Add, tmp_path: Path) -> None:
+    add(detector="odin", suite="of_a_user", params={"noise": 0.01})
+    assert set(lb.leaderboard(tmp_path)["row"]) == {"odin"}
+
+
 def test_another_outlier_pool_is_another_row(add: Add, tmp_path: Path) -> None:
     for letter in "ab":
         add(detector="oe", digests={"pool": 64 * letter, "weights": 64 * letter})
@@ -372,7 +395,7 @@ def test_outliers_shown_otherwise_are_another_row_of_the_table(add: Add, tmp_pat
         "oe (schedule zoom)",
         "atom (schedule fast)",
         "atom (mixed=true, schedule zoom)",
-        "acet (schedule zoom)",
+        "acet (mixed=true, schedule zoom)",
     }
     (title,) = set(frame["table"])
     assert ", schedule fast, zoom, " in title

@@ -3,9 +3,8 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from oodbench.errors import RequestError
-from oodbench.identity import canonical_json, parameters
-from oodbench.published import EPS, published
+from oodbench.identity import canonical_json
+from oodbench.published import EPS, defaults, published
 from oodbench.views import ALL, suite_called
 
 if TYPE_CHECKING:
@@ -50,15 +49,13 @@ def with_published(frame: "pd.DataFrame") -> "pd.DataFrame":
 def published_params(suite: str, detector: str) -> str | None:
     """Return the hyper-parameters that a detector was published with, as JSON.
 
-    They are the defaults of the plugin, and the suite's own values. None where there is no such
-    detector.
+    They are its defaults, and for those that have none (null) the suite's own values; of a suite
+    that is not to be found by its name they stay null. None where there is no such detector.
     """
-    from oodbench.plugins import PluginSpec, resolved
-
-    known = suite_called(suite)
-    spec = PluginSpec("detectors", detector)
-    try:
-        found = resolved(spec, known.published if known else {})
-        return canonical_json(parameters(found.instance))
-    except RequestError:
+    own = defaults().get(detector)
+    if own is None:
         return None
+    known = suite_called(suite)
+    values = known.published.get(detector, {}) if known else {}
+    filled = {name: value for name, value in values.items() if own.get(name, 0) is None}
+    return canonical_json(own | filled)

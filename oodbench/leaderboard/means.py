@@ -85,7 +85,7 @@ def _cells(
     columns = sorted(
         {column for row in by_row.values() for column in row}, key=lambda column: column.rank
     )
-    names = dict(zip(rows, row_names(rows), strict=True))
+    names = dict(zip(rows, row_names(rows, table.setting.suite), strict=True))
     headers = dict(zip(columns, column_names(columns), strict=True))
     seeds = tuple(sorted({record["seed"] for record in table.records}))
     setting, sets = table.setting, table.sets

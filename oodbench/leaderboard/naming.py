@@ -1,15 +1,19 @@
-"""How tables, rows and columns are called: what tells them apart is said, and nothing else."""
+"""How tables, rows and columns are called.
+
+What tells them apart is said, and of a row what is not as published besides; nothing else.
+"""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from oodbench.identity import SHORT
+from oodbench.leaderboard.beside import published_params
 from oodbench.leaderboard.parting import Column, Row, Table
 
-_SAID = "what is said in any case"
+_SCHEDULE = "its schedule"
 
 
 def titles(tables: Sequence[Table]) -> list[str]:
@@ -41,11 +45,13 @@ def titles(tables: Sequence[Table]) -> list[str]:
     return _numbered(_told(names, images))
 
 
-def row_names(rows: Sequence[Row]) -> list[str]:
-    """Return a name for each row.
+def row_names(rows: Sequence[Row], suite: str) -> list[str]:
+    """Return a name for each row of a suite's table.
 
-    Of several schedules that show outliers otherwise, each row with outliers tells its own.
-    Recipes, and what these schedules say, are told only where nothing else differs.
+    Hyper-parameters that are not those a detector was published with are told in any case: alone
+    in its table, such a row would be taken for the published detector. Of several schedules that
+    show outliers otherwise, each row with outliers tells its own. Recipes, and what these
+    schedules say, are told only where nothing else differs.
     """
     views = [json.loads(row.schedule) for row in rows]
     schedules = [view.pop("name") for view in views]
@@ -55,17 +61,39 @@ def row_names(rows: Sequence[Row]) -> list[str]:
         _version(row.version)
         | _texts(json.loads(row.params))
         | _pool(row.pool)
-        | {_SAID if several and row.pool else "its schedule": f"schedule {schedule}"}
+        | {_SCHEDULE: f"schedule {schedule}"}
         for row, schedule in zip(rows, schedules, strict=True)
     ]
-    labels = _told(names, about)
+    said = [
+        _of_its_own(row, suite) | ({_SCHEDULE} if several and row.pool else set()) for row in rows
+    ]
+    labels = _told(names, about, said=said)
     if len(set(labels)) == len(labels):
         return labels
     recipes = [
         _texts({"recipe": json.loads(row.recipe)} | view)
         for row, view in zip(rows, views, strict=True)
     ]
-    return _numbered(_told(names, [a | b for a, b in zip(about, recipes, strict=True)]))
+    everything = [a | b for a, b in zip(about, recipes, strict=True)]
+    return _numbered(_told(names, everything, said=said))
+
+
+def _of_its_own(row: Row, suite: str) -> set[str]:
+    """Return the names of a row's parameters that are not as published.
+
+    None is of its own in a detector that is not to be found by its name; nor, in a suite that is
+    not, is a parameter that has no value but a suite's.
+    """
+    published = published_params(suite, row.detector)
+    if published is None:
+        return set()
+    usual = json.loads(published)
+    own = {
+        name: value
+        for name, value in json.loads(row.params).items()
+        if name not in usual or usual[name] not in (None, value)
+    }
+    return set(_texts(own))
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:
@@ -90,9 +118,12 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 
 
 def _told(
-    names: Sequence[str], about: Sequence[Mapping[str, str]], form: str = "{} ({})"
+    names: Sequence[str],
+    about: Sequence[Mapping[str, str]],
+    form: str = "{} ({})",
+    said: Sequence[Collection[str]] | None = None,
 ) -> list[str]:
-    """Add to each name how the thing differs from others of the same name, and what is `_SAID`.
+    """Add to each name how the thing differs from others of the same name.
 
     The one that only lacks what others have, such as a parameter that is not named where it has
     its default, keeps the plain name.
@@ -101,14 +132,15 @@ def _told(
         names: Names of some things.
         about: What may have to be said of each, by what it is about.
         form: How name and differences stand together.
+        said: What is said of each even if no other differs in it.
     """
     differences, lacks = [], []
-    for name, mine in zip(names, about, strict=True):
+    for name, mine, always in zip(names, about, said or [()] * len(names), strict=True):
         others = [its for other, its in zip(names, about, strict=True) if other == name]
         differing = [
             text
             for key, text in mine.items()
-            if key == _SAID or any(its.get(key) != text for its in others)
+            if key in always or any(its.get(key) != text for its in others)
         ]
         missing = sorted({key for other in others for key in other} - set(mine))
         differences.append(", ".join(differing))
@@ -116,8 +148,8 @@ def _told(
     plain = Counter(name for name, told in zip(names, differences, strict=True) if not told)
     labels = []
     for name, told, lacking in zip(names, differences, lacks, strict=True):
-        said = told or (lacking if plain[name] > 1 else "")
-        labels.append(form.format(name, said) if said else name)
+        added = told or (lacking if plain[name] > 1 else "")
+        labels.append(form.format(name, added) if added else name)
     return labels
 
 

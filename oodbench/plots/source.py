@@ -46,7 +46,7 @@ class Results:
     def rows(self) -> dict[Row, str]:
         """Names of the detectors, in order."""
         rows = sorted(self.by_row, key=lambda row: row.rank)
-        return dict(zip(rows, row_names(rows), strict=True))
+        return dict(zip(rows, row_names(rows, self.table.setting.suite), strict=True))
 
     @cached_property
     def columns(self) -> dict[Column, str]:

@@ -4,11 +4,16 @@
 Tiny Images as outliers, one training, means over six OOD sets. ``atom_table2_first_version.csv``
 is the table of its workshop version. Both were transcribed by eye from images in the authors'
 repository; the column ``source`` names file and commit.
+
+``defaults.json`` has the hyper-parameters of our detectors as records have them, so that whoever
+shows records need not load detectors, and torch with them.
 """
 
+import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,3 +54,14 @@ def published(table: str = TABLES[0]) -> "pd.DataFrame":
             "source": rows["source"],
         }
     )
+
+
+@cache
+def defaults() -> Mapping[str, Mapping[str, Any]]:
+    """Return the default hyper-parameters of each detector of the package, by its name.
+
+    None stands for a value that a suite gives.
+    """
+    with (files(__name__) / "defaults.json").open(encoding="utf-8") as file:
+        found: dict[str, dict[str, Any]] = json.load(file)
+    return found
