@@ -58,4 +58,4 @@ def published_params(suite: str, detector: str) -> str | None:
     known = suite_called(suite)
     values = known.published.get(detector, {}) if known else {}
     filled = {name: value for name, value in values.items() if own.get(name, 0) is None}
-    return canonical_json(own | filled)
+    return canonical_json({**own, **filled})
