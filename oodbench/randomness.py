@@ -5,10 +5,13 @@ Scores therefore do not depend on batch size, order, resuming or the number of w
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _key(words: int, *parts: object) -> NDArray[np.uint64]:
@@ -34,23 +37,28 @@ def generator(seed: int, purpose: str, image_id: str = "", draw: int = 0) -> np.
 
 def uniform(
     seed: int, purpose: str, ids: Sequence[str], shape: tuple[int, ...], draw: int = 0
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Draw numbers in [0, 1) for each image by its id.
 
     Returns:
         float32 tensor [len(ids), *shape], on the CPU.
     """
+    # Suites, which a table loads, draw without torch, and it takes seconds to load.
+    import torch
+
     rows = [
         generator(seed, purpose, image_id, draw).random(shape, dtype=np.float32) for image_id in ids
     ]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, *shape))
 
 
-def torch_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, *numbers: int) -> "torch.Generator":
     """Return a CPU generator of torch for one step of training.
 
     Training draws for whole batches, whose composition is itself a function of the seed and
     the epoch, so counting by (purpose, epoch, step) is enough to resume bit for bit.
     """
+    import torch
+
     key = int(_key(1, seed, purpose, *numbers)[0]) & 0x7FFF_FFFF_FFFF_FFFF
     return torch.Generator().manual_seed(key)

@@ -38,7 +38,8 @@ class Schedule:
             elsewhere.
         cutout_side: Side in pixels of a square hole at a random place of every image (DeVries &
             Taylor, 2017), cut last, after an attack; 0 for none.
-        cutout_share: Share of the epochs, from the first on, in which holes are cut.
+        cutout_share: Share of the epochs, from the first on, in which holes are cut; of those of
+            each stage, where a recipe has several, and a part of an epoch counts as a whole one.
         padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that
             no flat border tells images from attacked ones.
 
@@ -97,7 +98,8 @@ class Schedule:
 
     def cutout_side_of(self, epoch: int) -> int:
         """Return the side of the holes that are cut in an epoch, counted from 0; 0 for none."""
-        return self.cutout_side if epoch < self.cutout_share * self.epochs else 0
+        # 0.55 · 100 is 55.00000000000001 in floating point.
+        return self.cutout_side if epoch < self.cutout_share * self.epochs - 1e-9 else 0
 
     @property
     def without_outliers(self) -> "Schedule":

@@ -539,6 +539,7 @@ def test_records_of_the_past_are_shown() -> None:
 
 def test_help_loads_nothing_heavy_and_a_table_needs_no_torch(add: Add, tmp_path: Path) -> None:
     add()
+    add(suite="cifar10", detector="atom")
     heavy = ["torch", "scipy", "sklearn", "rich"]
     for arguments, banned in (
         (["--help"], [*heavy, "numpy", "pandas"]),

@@ -343,6 +343,12 @@ def test_holes_end_after_their_share_of_the_epochs(
     assert changed == {epoch: {epoch < holed} for epoch in range(4)}
 
 
+def test_no_share_of_a_hundred_epochs_is_one_too_many() -> None:
+    for percent in range(1, 101):
+        schedule = Schedule(epochs=100, cutout_side=9, cutout_share=percent / 100)
+        assert sum(schedule.cutout_side_of(epoch) == 9 for epoch in range(100)) == percent
+
+
 def test_images_that_stay_off_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     on = DeviceImages(images(10), CPU)
     monkeypatch.setattr("oodbench.training._ON_DEVICE_BYTES", 0)

@@ -81,8 +81,8 @@ def row_names(rows: Sequence[Row], suite: str) -> list[str]:
 def _of_its_own(row: Row, suite: str) -> set[str]:
     """Return the names of a row's parameters that are not as published.
 
-    None is of its own in a detector that is not to be found by its name; nor, in a suite that is
-    not, is a parameter that has no value but a suite's.
+    Of a detector that is not one of oodbench's, none is known to be; nor is one that has no value
+    but a suite's, where the suite is not to be found by its name or gives it none.
     """
     published = published_params(suite, row.detector)
     if published is None:
