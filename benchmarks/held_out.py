@@ -21,13 +21,13 @@ STEPS, EPS = 40, 8
 _BATCH = 250
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, rows: str = "oe,atom") -> argparse.Namespace:
     """Read the command line: rows, suite, seed, places, and whether to write."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rows",
-        default="oe,atom",
-        metavar="DETECTOR[.FIELD=VALUE][@SCHEDULE],...",
+        default=rows,
+        metavar="DETECTOR[.FIELD=VALUE[+FIELD=VALUE...]][@SCHEDULE],...",
         help="trained detectors; the schedule is the suite's own by default",
     )
     parser.add_argument("--suite", default="cifar10")
@@ -47,9 +47,9 @@ class Look:
         self._asked = asked
         self.suite = suite = self.bench.suite(asked.suite)
         text, _, schedule = row.partition("@")
-        name, _, field = text.partition(".")
-        spec = PluginSpec("detectors", name)
-        (spec,) = with_settings([spec], [text] if field else [])
+        name, _, fields = text.partition(".")
+        settings = [f"{name}.{field}" for field in fields.split("+") if field]
+        (spec,) = with_settings([PluginSpec("detectors", name)], settings)
         self.taught = self.bench.taught(
             resolved(spec, suite.published),
             asked.suite,
