@@ -42,8 +42,7 @@ SETTLE = replace(ZOOM, cutout_share=0.75)
 """`ZOOM` whose last quarter of epochs cuts no holes: for detectors that have too little room.
 
 Holes keep a network from learning its images by heart. One that has to withstand an attack as well
-is far from that. An epoch more for an ATOM that `ZOOM` had taught left 76.9 % of held-out outliers'
-AUROC under attack where none had holes and 74.6 where all had, at the same accuracy.
+is far from that: benchmarks/one_more_epoch.md. How long they are best cut was not tried.
 """
 
 _STAND_INS = {
