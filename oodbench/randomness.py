@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+# Suites draw without torch, which takes seconds to load, and a table of results loads suites.
 if TYPE_CHECKING:
     import torch
 
@@ -43,7 +44,6 @@ def uniform(
     Returns:
         float32 tensor [len(ids), *shape], on the CPU.
     """
-    # Suites, which a table loads, draw without torch, and it takes seconds to load.
     import torch
 
     rows = [
