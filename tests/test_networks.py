@@ -13,6 +13,7 @@ from oodbench.model import Backbone, Model, input_gradient
 from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.networks.conv6 import Conv6, opponent_cosines
+from oodbench.networks.conv6_wide import Conv6Wide
 from oodbench.registry import entries, load
 from oodbench.testing import check_network
 
@@ -59,7 +60,7 @@ def test_folding_batch_norm_changes_nothing_but_the_cost() -> None:
 @pytest.mark.parametrize(
     ("name", "left"),
     # Of a pre-activation network those that follow a sum or a concatenation cannot be folded.
-    [("conv6", 0), ("densenet", 48 + 2 + 1), ("wideresnet", 18 + 1)],
+    [("conv6", 0), ("conv6_wide", 0), ("densenet", 48 + 2 + 1), ("wideresnet", 18 + 1)],
 )
 def test_of_every_network_what_follows_a_convolution_is_folded(name: str, left: int) -> None:
     network = unfolded(kind=load("networks", name))
@@ -84,6 +85,13 @@ def test_of_every_network_what_follows_a_convolution_is_folded(name: str, left: 
             9 * (3 * 24 + 24 * 48 + 48 * 96 + 96 * 96 + 96 * 192 + 192 * 192)
             + 2 * (24 + 48 + 96 + 96 + 192 + 192)
             + 1_930,
+        ),
+        (
+            "conv6_wide",
+            11,
+            9 * (3 * 32 + 32 * 64 + 64 * 144 + 144 * 144 + 144 * 288 + 288 * 288)
+            + 2 * (32 + 64 + 144 + 144 + 288 + 288)
+            + 3_179,
         ),
     ],
 )
@@ -131,15 +139,17 @@ def test_the_cosines_of_conv6_are_those_of_scipy() -> None:
     assert np.array_equal((np.abs(spectrum).max(1) > 1e-6).sum((1, 2)), np.ones(27))
 
 
-def test_conv6_starts_with_smooth_patterns_of_both_signs() -> None:
-    network = initialised(Conv6, 10, 0)
+@pytest.mark.parametrize(("kind", "patterns"), [(Conv6, 12), (Conv6Wide, 16)])
+def test_conv6_starts_with_smooth_patterns_of_both_signs(kind: type[Conv6], patterns: int) -> None:
+    network = initialised(kind, 10, 0)
     first = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).weight.detach()
-    assert torch.equal(first[:12], opponent_cosines()[:12])
-    assert torch.equal(first[12:], -first[:12])
+    assert torch.equal(first[:patterns], opponent_cosines()[:patterns])
+    assert torch.equal(first[patterns:], -first[:patterns])
 
 
-def test_later_convolutions_of_conv6_pass_their_inputs_on_at_first() -> None:
-    network = initialised(Conv6, 10, 0)
+@pytest.mark.parametrize("kind", [Conv6, Conv6Wide])
+def test_later_convolutions_of_conv6_pass_their_inputs_on_at_first(kind: type[Conv6]) -> None:
+    network = initialised(kind, 10, 0)
     later = [m for m in network.modules() if isinstance(m, nn.Conv2d)][1:]
     assert len(later) == 5
     for layer in later:

@@ -62,16 +62,18 @@ class Conv6(Network):
 
     version: ClassVar[int] = 2
     taps: ClassVar[tuple[str, ...]] = ("block1", "block2", "block3")
-    # Reference weights of nine recipes ship with the package.
+    channels: ClassVar[tuple[int, ...]] = (24, 48, 96, 96, 192, 192)
+    # Reference weights of several recipes ship with the package.
     kept_as: ClassVar[torch.dtype] = torch.float16
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.normalised = Normalised()
-        self.block1 = nn.Sequential(*_layer(3, 24, pooled=True), *_layer(24, 48, pooled=True))
-        self.block2 = nn.Sequential(*_layer(48, 96, pooled=False), *_layer(96, 96, pooled=True))
-        self.block3 = nn.Sequential(*_layer(96, 192, pooled=False), *_layer(192, 192, pooled=False))
-        self.head = nn.Linear(192, outputs)
+        c1, c2, c3, c4, c5, c6 = self.channels
+        self.block1 = nn.Sequential(*_layer(3, c1, pooled=True), *_layer(c1, c2, pooled=True))
+        self.block2 = nn.Sequential(*_layer(c2, c3, pooled=False), *_layer(c3, c4, pooled=True))
+        self.block3 = nn.Sequential(*_layer(c4, c5, pooled=False), *_layer(c5, c6, pooled=False))
+        self.head = nn.Linear(c6, outputs)
         self._start()
 
     @torch.no_grad()
