@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, reduce
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +57,20 @@ def network_class(reference: str) -> type[Network]:
         )
     shown = place.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
     return _class_of(f"{shown}:{name}", module.__name__, factory)
+
+
+def network_name(reference: str) -> str:
+    """Return what records call a network.
+
+    A plugin is called as it is asked for, one in a file by the file's stem; what a factory makes by
+    its module and its own name, in lower case.
+
+    Raises:
+        RequestError: If there is no such factory.
+    """
+    if is_factory(reference):
+        return network_class(reference).__name__.lower()
+    return Path(reference).stem
 
 
 @cache

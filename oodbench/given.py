@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oodbench.errors import CellError, RequestError
-from oodbench.foreign import Foreign
+from oodbench.foreign import Foreign, network_class, network_name
 from oodbench.identity import digest_bytes
 from oodbench.network import Network, initialised
 from oodbench.plugins import origin
@@ -41,19 +41,20 @@ class Given:
     stored: Stored
 
 
-def given_network(network: type[Network], outputs: int, weights: Path, images: Tensor) -> Given:
+def given_network(reference: str, outputs: int, weights: Path, images: Tensor) -> Given:
     """Build a network, give it the weights of a file and try it on some images.
 
     Args:
-        network: Its class.
+        reference: The network, as `network_class` takes it.
         outputs: Number of logits that it must have.
         weights: A safetensors file, or what ``torch.save`` wrote of a ``state_dict``.
         images: Some images of the suite, float32 [N, 3, H, W] in [0, 1].
 
     Raises:
-        RequestError: If the file cannot be read or does not fit, or the network does not give
-            logits [N, outputs] that depend on each image alone.
+        RequestError: If there is no such network, the file cannot be read or does not fit, or the
+            network does not give logits [N, outputs] that depend on each image alone.
     """
+    network = network_class(reference)
     built = initialised(network, outputs, 0).eval().requires_grad_(False)
     tensors = _fitting(read_weights(weights), built, weights)
     built.load_state_dict(tensors)
@@ -62,7 +63,8 @@ def given_network(network: type[Network], outputs: int, weights: Path, images: T
         built.settle(images)
     named = {f"network.{key}": value for key, value in tensors.items()}
     card = {"digest": tensors_digest(named)}
-    return Given(_identity(network, built), Stored(named, card, weights))
+    identity = {"name": network_name(reference), **_source(network, built)}
+    return Given(identity, Stored(named, card, weights))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -224,8 +226,8 @@ def _try(network: Network, name: str, outputs: int, images: Tensor) -> None:
         )
 
 
-def _identity(network: type[Network], built: Network) -> dict[str, Any]:
-    """Return the name of a network, and its version or the digest of all source it consists of."""
+def _source(network: type[Network], built: Network) -> dict[str, Any]:
+    """Return the version of a network, or the digest of all source it consists of."""
     try:
         classes = [type(module) for module in built.modules() if type(module) is not network]
         outside = {
@@ -241,4 +243,4 @@ def _identity(network: type[Network], built: Network) -> dict[str, Any]:
     if others:
         text = "\n".join([str(told), *others])
         told = {"source": digest_bytes([text.encode()])}
-    return {"name": network.__name__.lower(), **told}
+    return told

@@ -17,7 +17,7 @@ from torch import Tensor
 from oodbench.detector import Detector, FitData
 from oodbench.errors import CellError, OodbenchError, RequestError
 from oodbench.files import expanded, shipped_results, writable_folder
-from oodbench.foreign import network_class
+from oodbench.foreign import network_class, network_name
 from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, canonical_json, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
@@ -242,7 +242,7 @@ class Workbench:
             suite = self.suite(taught.suite)
             images = self.images(taught.suite, suite.id_set, "train")
             self._given[key] = given_network(
-                self.network(taught.network),
+                taught.network,
                 self.classes(taught.suite),
                 expanded(taught.weights),
                 to_float(torch.from_numpy(images.batch(range(min(4, len(images)))))),
@@ -326,11 +326,11 @@ class Workbench:
                 "seed": taught.seed,
             }
         schedule = self.schedule(taught.suite, taught.schedule)
-        network = self.network(taught.network)
+        network = {"name": network_name(taught.network), **origin(self.network(taught.network))}
         return {
             "recipe": {"name": type(taught.recipe).__name__, **described(taught.recipe)},
             "schedule": {"name": taught.schedule, **parameters(schedule)},
-            "network": {"name": network.__name__.lower(), **origin(network)},
+            "network": network,
             "seed": taught.seed,
         }
 

@@ -212,7 +212,7 @@ def test_the_order_in_memory_is_one_in_which_the_network_works(
 ) -> None:
     weights = {"Net": files["good"], "Flat": files["flat"]}[name]
     kind = network_class(f"{OWN}:{name}")
-    given_network(kind, 3, weights, pictures())
+    given_network(f"{OWN}:{name}", 3, weights, pictures())
     assert (kind.memory_format == torch.channels_last) == quick
     built = build(name)
     expected = built.module(pictures()).detach()

@@ -13,7 +13,7 @@ from oodbench.model import Backbone, Model, input_gradient
 from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.networks.conv6 import Conv6, opponent_cosines
-from oodbench.networks.conv6_wide import Conv6Wide
+from oodbench.networks.conv6wide import Conv6Wide
 from oodbench.registry import entries, load
 from oodbench.testing import check_network
 
@@ -60,7 +60,7 @@ def test_folding_batch_norm_changes_nothing_but_the_cost() -> None:
 @pytest.mark.parametrize(
     ("name", "left"),
     # Of a pre-activation network those that follow a sum or a concatenation cannot be folded.
-    [("conv6", 0), ("conv6_wide", 0), ("densenet", 48 + 2 + 1), ("wideresnet", 18 + 1)],
+    [("conv6", 0), ("conv6wide", 0), ("densenet", 48 + 2 + 1), ("wideresnet", 18 + 1)],
 )
 def test_of_every_network_what_follows_a_convolution_is_folded(name: str, left: int) -> None:
     network = unfolded(kind=load("networks", name))
@@ -87,7 +87,7 @@ def test_of_every_network_what_follows_a_convolution_is_folded(name: str, left: 
             + 1_930,
         ),
         (
-            "conv6_wide",
+            "conv6wide",
             11,
             9 * (3 * 32 + 32 * 64 + 64 * 144 + 144 * 144 + 144 * 288 + 288 * 288)
             + 2 * (32 + 64 + 144 + 144 + 288 + 288)

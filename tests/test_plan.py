@@ -167,6 +167,14 @@ def _identity(tiny: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return plan.identities.cell(plan.cells[0])
 
 
+def test_a_network_is_called_in_records_as_it_is_asked_for(tiny: str, tmp_path: Path) -> None:
+    # Otherwise `leaderboard --network` and `check --rerun` would not find it by what they show.
+    file = tmp_path / "half_size.py"
+    file.write_text("from oodbench.networks.conv3 import Conv3\nclass Smaller(Conv3): pass\n")
+    for reference, name in {"conv6wide": "conv6wide", str(file): "half_size"}.items():
+        assert _identity(tiny, tmp_path, network=reference)["network"]["name"] == name
+
+
 def test_the_cell_key_leaves_out_protocol_digests_versions_and_source(
     tiny: str, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ BEHIND = {
     "detectors/ccu": ["mixtures"],
     "detectors/mahalanobis": ["class_gaussians"],
     "detectors/mahalanobis_single": ["class_gaussians"],
-    "networks/conv6_wide": ["networks/conv6"],
+    "networks/conv6wide": ["networks/conv6"],
 }
 """Modules that a plugin stands on and that count as its own, beside the harness of all."""
 
