@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -271,14 +271,18 @@ class Workbench:
         return identity
 
     def lacks_pool(self, taught: Taught) -> bool:
-        """Whether a training needs an outlier pool that is not there, nor are its weights."""
+        """Whether a training needs an outlier pool that is not there, nor are its weights.
+
+        Where its training images are not there either, any weights that were taught so count: those
+        that ship are of the images that a download brings.
+        """
         if not (self.needs_pool(taught) and self._pool_is_missing(taught)):
             return False
         try:
             return self._pool_of_stored(taught) is None
         except RequestError:
-            # Without the training images no weights can be told to be of them.
-            return True
+            asked = self.training_question(taught)
+            return not any(asked.items() <= known.items() for known in self._stored_alike(taught))
 
     def _identity_without_pool(self, taught: Taught) -> dict[str, Any]:
         suite = self.suite(taught.suite)
@@ -306,14 +310,18 @@ class Workbench:
         if self.settings.retrain or not self._pool_is_missing(taught):
             return None
         wanted = canonical_json(self._identity_without_pool(taught))
+        for identity in self._stored_alike(taught):
+            pool = identity["digests"].pop("pool", None)
+            if pool is not None and canonical_json(identity) == wanted:
+                return str(pool)
+        return None
+
+    def _stored_alike(self, taught: Taught) -> Iterator[dict[str, Any]]:
+        """Yield the identities of stored weights of a training's recipe, network and schedule."""
         *folders, stem = self._weights_stem(taught)
         for store in (self._store, TensorStore(shipped_results())):
             for path in sorted(store.root.joinpath(*folders).glob(f"{stem}--*.json")):
-                identity = read_card(path)["identity"]
-                pool = identity["digests"].pop("pool", None)
-                if pool is not None and canonical_json(identity) == wanted:
-                    return str(pool)
-        return None
+                yield read_card(path)["identity"]
 
     def training_question(self, taught: Taught) -> dict[str, Any]:
         """Return the part of an identity that says how a network is taught, as far as is known."""

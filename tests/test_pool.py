@@ -108,6 +108,19 @@ def test_without_weights_the_pool_is_named_with_the_command_that_gets_it(
         assert len(result.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_nobody_is_told_to_get_a_pool_that_stored_weights_do_without(
+    alike: bool, run: Callable[..., Any], root: Path
+) -> None:
+    assert run().code == 0
+    shutil.rmtree(root / "tinyimagenet")
+    shutil.rmtree(root / "cifar10")
+    result = run(*(() if alike else ("--set", "beta=0.25")))
+    assert result.code == 2
+    assert f"not in {root}: cifar10" in result.err
+    assert ("tinyimagenet" in result.err) == (not alike)
+
+
 def test_weights_are_not_retrained_for_others_who_lack_the_pool(
     run: Callable[..., Any], root: Path
 ) -> None:
