@@ -27,8 +27,8 @@ def arguments(description: str, rows: str = "oe,atom") -> argparse.Namespace:
     parser.add_argument(
         "--rows",
         default=rows,
-        metavar="DETECTOR[.FIELD=VALUE[+FIELD=VALUE...]][@SCHEDULE],...",
-        help="trained detectors; the schedule is the suite's own by default",
+        metavar="DETECTOR[.FIELD=VALUE[+FIELD=VALUE...]][@SCHEDULE[@NETWORK]],...",
+        help="trained detectors; schedule and network are the suite's own by default",
     )
     parser.add_argument("--suite", default="cifar10")
     parser.add_argument("--seed", type=int, default=0)
@@ -46,7 +46,8 @@ class Look:
         self.bench = places.workbench()
         self._asked = asked
         self.suite = suite = self.bench.suite(asked.suite)
-        text, _, schedule = row.partition("@")
+        text, _, taught = row.partition("@")
+        schedule, _, network = taught.partition("@")
         name, _, fields = text.partition(".")
         settings = [f"{name}.{field}" for field in fields.split("+") if field]
         (spec,) = with_settings([PluginSpec("detectors", name)], settings)
@@ -54,7 +55,7 @@ class Look:
             resolved(spec, suite.published),
             asked.suite,
             schedule or suite.schedule,
-            suite.network,
+            network or suite.network,
             asked.seed,
         )
         self.subject = self.bench.subject(spec, self.taught, "float32")
