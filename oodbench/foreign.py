@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, reduce
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from oodbench.errors import CellError, RequestError
 from oodbench.network import Network, fold_batch_norm
-from oodbench.registry import import_reference, load
+from oodbench.registry import find, import_reference, load
 
 PENULTIMATE = "penultimate"
 """Tap of a network that names none: what its last linear layer is given."""
@@ -60,17 +59,16 @@ def network_class(reference: str) -> type[Network]:
 
 
 def network_name(reference: str) -> str:
-    """Return what records call a network.
+    """Return what records call a network: a plugin by its name, whatever its class is called.
 
-    A plugin is called as it is asked for, one in a file by the file's stem; what a factory makes by
-    its module and its own name, in lower case.
+    What a factory makes is called by the factory's module and name, in lower case.
 
     Raises:
-        RequestError: If there is no such factory.
+        RequestError: If there is none.
     """
     if is_factory(reference):
         return network_class(reference).__name__.lower()
-    return Path(reference).stem
+    return find("networks", reference).name
 
 
 @cache

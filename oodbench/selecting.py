@@ -19,6 +19,7 @@ import torch
 from oodbench import metrics
 from oodbench.errors import RequestError
 from oodbench.files import write_atomically
+from oodbench.foreign import network_name
 from oodbench.identity import canonical_json
 from oodbench.images import Images
 from oodbench.judging import worst_case
@@ -137,7 +138,7 @@ def select(
             tried.append(_tried(value, spec, taught, images, outliers, attack, bench))
     assert taught is not None
     folder = bench.settings.store / Path(suite).stem / "selections"
-    path = folder / f"{detector.name}-{Path(network).stem}-{schedule}-{seed}.json"
+    path = folder / f"{detector.name}-{network_name(network)}-{schedule}-{seed}.json"
     selection = Selection(detector.name, name, seed, tuple(tried), len(images), len(outliers), path)
     _write(selection, bench.training_question(taught) | {"attack": asdict(attack)})
     return selection

@@ -273,15 +273,15 @@ class Workbench:
     def lacks_pool(self, taught: Taught) -> bool:
         """Whether a training needs an outlier pool that is not there, nor are its weights.
 
-        Where its training images are not there either, any weights that were taught so count: those
-        that ship are of the images that a download brings.
+        Where its training images are not there either, weights count that were taught so, on
+        whatever images: those that ship are of the ones that a download brings.
         """
         if not (self.needs_pool(taught) and self._pool_is_missing(taught)):
             return False
         try:
             return self._pool_of_stored(taught) is None
         except RequestError:
-            asked = self.training_question(taught)
+            asked = {"protocol": PROTOCOL, **self.training_question(taught)}
             return not any(asked.items() <= known.items() for known in self._stored_alike(taught))
 
     def _identity_without_pool(self, taught: Taught) -> dict[str, Any]:
@@ -351,7 +351,7 @@ class Workbench:
             Path(taught.suite).stem,
             "weights",
             type(taught.recipe).__name__.lower(),
-            f"{Path(taught.network).stem}-{taught.schedule}-{taught.seed}",
+            f"{network_name(taught.network)}-{taught.schedule}-{taught.seed}",
         )
 
     def stored_weights(self, taught: Taught) -> Stored | None:

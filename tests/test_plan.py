@@ -2,15 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from oodbench import execute
+from oodbench import execute, registry
 from oodbench.api import Places, mean_intervals
 from oodbench.api import run as run_request
+from oodbench.foreign import network_name
 from oodbench.identity import digest, question
 from oodbench.plan import Request, make_plan
 from oodbench.records import find_records, read_arrays, read_record, read_scores
@@ -167,12 +169,24 @@ def _identity(tiny: str, tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return plan.identities.cell(plan.cells[0])
 
 
-def test_a_network_is_called_in_records_as_it_is_asked_for(tiny: str, tmp_path: Path) -> None:
-    # Otherwise `leaderboard --network` and `check --rerun` would not find it by what they show.
+def test_records_call_a_network_by_its_name_and_not_by_that_of_its_class(
+    tiny: str, tmp_path: Path
+) -> None:
     file = tmp_path / "half_size.py"
     file.write_text("from oodbench.networks.conv3 import Conv3\nclass Smaller(Conv3): pass\n")
-    for reference, name in {"conv6wide": "conv6wide", str(file): "half_size"}.items():
-        assert _identity(tiny, tmp_path, network=reference)["network"]["name"] == name
+    assert _identity(tiny, tmp_path, network=str(file))["network"]["name"] == "half_size"
+
+
+def test_a_network_of_a_package_is_called_by_its_whole_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two networks of a package share the digest of its source; with their first word alone one
+    # would be given the other's weights.
+    known = registry.entries("networks")
+    more = {f"acme.{name}": replace(known["conv3"], name=f"acme.{name}") for name in ("big", "low")}
+    monkeypatch.setattr(registry, "entries", lambda kind: known | more)
+    for name in more:
+        assert network_name(name) == name
 
 
 def test_the_cell_key_leaves_out_protocol_digests_versions_and_source(

@@ -121,6 +121,17 @@ def test_nobody_is_told_to_get_a_pool_that_stored_weights_do_without(
     assert ("tinyimagenet" in result.err) == (not alike)
 
 
+@pytest.mark.parametrize(("more", "told"), [((), False), (("--seed", "1"), True)])
+def test_the_weights_that_ship_do_without_the_pool(
+    more: tuple[str, ...], told: bool, call: Any, tmp_path: Path
+) -> None:
+    places = ("--data-root", tmp_path, "--store", tmp_path, "--results", tmp_path)
+    result = call("run", "--suite", "cifar10", "--detector", "msp,oe,atom", *places, *more)
+    assert result.code == 2
+    assert f"not in {tmp_path}: cifar10" in result.err
+    assert ("tinyimagenet" in result.err) == told
+
+
 def test_weights_are_not_retrained_for_others_who_lack_the_pool(
     run: Callable[..., Any], root: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The compact network with half as many channels again."""
+"""The compact network with a third to a half more channels."""
 
 from typing import ClassVar
 
@@ -9,8 +9,9 @@ class Conv6Wide(Conv6):
     """`Conv6` of 32, 64, 144, 144, 288 and 288 channels.
 
     About 1.41 million weights and 41 million multiplications an image; a step of ATOM takes 1.7
-    times as long on a CPU. It is for detectors that have to withstand an attack, which is what a
-    network of the size of `Conv6` has too little room for.
+    times as long on a CPU. It is for detectors that have to withstand an attack: with `Conv6` they
+    do not even fit what they are taught (docs/reproduction.md, "How far can a network of this size
+    go?").
     """
 
     version: ClassVar[int] = 1
