@@ -13,13 +13,12 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from tabulate import tabulate
+from held_out import show
 
-from oodbench.images import ArrayImages
+from oodbench.images import ArrayImages, Suite
 from oodbench.plugins import PluginSpec, resolved, with_settings
 from oodbench.recipe import Recipe
 from oodbench.registry import load
@@ -41,14 +40,11 @@ def pictures(count: int, seed: int) -> ArrayImages:
     return ArrayImages(pixels, [str(i) for i in range(count)], rng.integers(0, CLASSES, count))
 
 
-def taught(detector: str, suite: str) -> Recipe:
+def taught(detector: str, suite: Suite) -> Recipe:
     """Return a detector's recipe, with a mixed training attack where there is one."""
-    plain = PluginSpec("detectors", detector)
-    mixed = hasattr(load("detectors", detector), "mixed")
-    (spec,) = with_settings([plain], [f"{detector}.mixed=true"] if mixed else [])
-    known = suite_called(suite)
-    assert known is not None
-    recipe: Recipe = resolved(spec, known.published).instance.recipe
+    mixed = [f"{detector}.mixed=true"] if hasattr(load("detectors", detector), "mixed") else []
+    (spec,) = with_settings([PluginSpec("detectors", detector)], mixed)
+    recipe: Recipe = resolved(spec, suite.published).instance.recipe
     return recipe
 
 
@@ -75,7 +71,7 @@ def main() -> None:
     networks, detectors = asked.networks.split(","), asked.detectors.split(",")
     requests = {
         (network, detector): TrainingRequest(
-            recipe=taught(detector, asked.suite),
+            recipe=taught(detector, suite),
             schedule=schedule,
             network=load("networks", network),
             classes=CLASSES,
@@ -106,23 +102,13 @@ def main() -> None:
     headers = ["network"]
     for detector in detectors:
         headers += [f"{detector}, ms a step", f"times {networks[0]}"]
-    table = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
-    precision = arithmetic(schedule.precision, device)
-    lines = [
-        "# Cost of a training step",
-        "",
+    about = (
         f"{schedule.batch_size} images a step and what the recipe adds to them, mining with it;"
-        " training attacks are mixed.",
-        "",
-        table,
-        "",
-        f"Medians of {asked.repeats} interleaved trainings of {asked.steps} steps; torch"
-        f" {torch.__version__}, {device.type}, {torch.get_num_threads()} threads, {precision}.",
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if asked.write:
-        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+        f" training attacks are mixed. Medians of {asked.repeats} interleaved trainings of"
+        f" {asked.steps} steps; torch {torch.__version__}, {device.type},"
+        f" {torch.get_num_threads()} threads, {arithmetic(schedule.precision, device)}."
+    )
+    show(__file__, "Cost of a training step", about, rows, headers, write=asked.write)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Conv6(Network):
     version: ClassVar[int] = 2
     taps: ClassVar[tuple[str, ...]] = ("block1", "block2", "block3")
     channels: ClassVar[tuple[int, ...]] = (24, 48, 96, 96, 192, 192)
+    """Output channels of each convolution, in order."""
     # Reference weights of several recipes ship with the package.
     kept_as: ClassVar[torch.dtype] = torch.float16
 
