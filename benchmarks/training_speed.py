@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--detectors", default="msp,atom")
     parser.add_argument("--suite", default="cifar10")
     parser.add_argument("--schedule", default="settle")
-    parser.add_argument("--steps", type=int, default=6, help="of each training")
+    parser.add_argument("--steps", type=int, default=12, help="of each training")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", help="such as cpu or cuda:0")
     parser.add_argument("--write", action="store_true", help="write the table beside this script")
