@@ -81,7 +81,7 @@ class Look:
         """Return the scores [N] of images, uint8 [N, 3, H, W], after `STEPS` falling sign steps."""
         ball = Ball.around(images, EPS)
         sizes = falling_sizes(EPS, STEPS)
-        return pgd(self.score, self.gradient, ball, ball.centres, sizes)[1]
+        return pgd(self.score, self.gradient, ball, None, sizes)[1]
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores [N] of images [N, 3, H, W] in [0, 1], and their gradients."""

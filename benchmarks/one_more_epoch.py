@@ -78,7 +78,7 @@ def figures(look: Look, training: Training, asked: argparse.Namespace) -> list[s
     shares = least + (1 - least) * torch.rand(IMAGES, generator=rng)
     for images in (outliers, enlarged(outliers, shares, torch.rand(IMAGES, 2, generator=rng))):
         ball = Ball.around(images, EPS)
-        _, attacked = pgd(value, gradient, ball, ball.centres, falling_sizes(EPS, STEPS))
+        _, attacked = pgd(value, gradient, ball, None, falling_sizes(EPS, STEPS))
         natural = value(images.float() / LEVELS)
         found += [metrics.auroc(of_id, scores.numpy()) for scores in (natural, attacked)]
     return [f"{100 * figure:.1f}" for figure in found]

@@ -109,7 +109,7 @@ def pgd(
     value: Value,
     gradient: Gradient,
     ball: Ball,
-    start: Tensor,
+    start: Tensor | None,
     sizes: Sequence[float],
     directions: Callable[[Tensor], Tensor] = torch.sign,
 ) -> tuple[Tensor, Tensor]:
@@ -123,15 +123,20 @@ def pgd(
         value: The function to lower.
         gradient: The same with its gradient.
         ball: Where to search.
-        start: First iterate, in levels.
+        start: First iterate, in levels; None for the centre, whose value the first gradient gives.
         sizes: Size of each gradient step in levels.
         directions: Gradients [N, 3, H, W] → what a step of size 1 takes away.
 
     Returns:
-        The best images in levels and their values; it costs a gradient a step and two values.
+        The best images in levels and their values; it costs a gradient a step and two values, one
+        where it starts at the centre.
     """
-    best = _Best(ball.centres, value(ball.centres / LEVELS))
-    levels = ball.project(start)
+    if start is None:
+        levels = ball.centres
+        best = _Best(levels, torch.full((len(levels),), math.nan, device=levels.device))
+    else:
+        levels = ball.project(start)
+        best = _Best(ball.centres, value(ball.centres / LEVELS))
     for size in sizes:
         points = levels.round()
         values, gradients = gradient(points / LEVELS)

@@ -325,7 +325,7 @@ class Training:
         """
         objective = self.frozen_objective(of_logits)
         centres = (images * LEVELS).round()
-        start = centres
+        start = None
         if not mixed:
             noise = torch.rand(images.shape, generator=self.generator("attack/start"))
             start = centres + ((2 * noise - 1) * eps).round().to(centres)

@@ -350,6 +350,22 @@ def test_mixed_pgd_stays_on_whole_levels_of_the_ball_and_keeps_values_of_what_it
     assert bool((values <= bumpy(ball.centres / LEVELS)).all())
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 6), st.booleans())
+def test_pgd_from_the_centre_finds_the_same_without_a_value_of_it(
+    seed: int, steps: int, flat: bool
+) -> None:
+    ball = Ball.around(centres(4, seed), 8)
+    function = (lambda x: x.new_zeros(len(x)) + x.sum() * 0) if flat else bumpy
+    given, none = Counted(function), Counted(function)
+    sizes = [2] * steps
+    expected = pgd(given.value, given.gradient, ball, ball.centres, sizes)
+    found = pgd(none.value, none.gradient, ball, None, sizes)
+    assert all(map(torch.equal, found, expected))
+    assert len(given.seen) - len(none.seen) == 1
+    assert not flat or torch.equal(found[0], ball.centres)
+
+
 @given(st.integers(1, 255), st.integers(1, 40))
 def test_falling_sizes_are_whole_never_grow_and_stay_in_the_ball(radius: int, count: int) -> None:
     sizes = falling_sizes(radius, count)
