@@ -316,14 +316,17 @@ def planned_subjects(request: Request, bench: Workbench) -> list[Subjected]:
 
 
 def trainings_of(subjects: Iterable[Subjected], bench: Workbench) -> list[Taught]:
-    """Return the different trainings behind detectors, each after the one that it starts from."""
+    """Return the different trainings behind detectors, each after the one that it starts from.
+
+    Where weights are there already, what they once started from is left out.
+    """
     ordered: dict[Taught, None] = {}
     for subject in subjects:
         chain: list[Taught] = []
         taught: Taught | None = subject.taught
         while taught is not None:
             chain.insert(0, taught)
-            taught = bench.start(taught)
+            taught = bench.start(taught) if bench.stored_weights(taught) is None else None
         ordered |= dict.fromkeys(chain)
     return list(ordered)
 

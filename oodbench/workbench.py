@@ -261,14 +261,16 @@ class Workbench:
         Raises:
             RequestError: If images are not there that no stored weights can do without.
         """
-        identity = self._identity_without_pool(taught)
+        return self._identity(taught, self._pool_digest(taught))
+
+    def _pool_digest(self, taught: Taught) -> str | None:
+        """Return the digest of the pool that a training, or one that it starts from, uses."""
         if self.needs_pool(taught):
-            pool = self._pool_of_stored(taught)
-            if pool is None:
-                suite = self.suite(taught.suite)
-                pool = self.images(taught.suite, suite.pool, "train").digest
-            identity["digests"]["pool"] = pool
-        return identity
+            stored = self._pool_of_stored(taught)
+            suite = self.suite(taught.suite)
+            return stored or self.images(taught.suite, suite.pool, "train").digest
+        start = self.start(taught)
+        return None if start is None else self._pool_digest(start)
 
     def lacks_pool(self, taught: Taught) -> bool:
         """Whether a training needs an outlier pool that is not there, nor are its weights.
@@ -284,18 +286,21 @@ class Workbench:
             asked = {"protocol": PROTOCOL, **self.training_question(taught)}
             return not any(asked.items() <= known.items() for known in self._stored_alike(taught))
 
-    def _identity_without_pool(self, taught: Taught) -> dict[str, Any]:
+    def _identity(self, taught: Taught, pool: str | None) -> dict[str, Any]:
+        """Return the identity of weights that were taught with a pool of this digest."""
         suite = self.suite(taught.suite)
         digests = {"train": self.images(taught.suite, suite.id_set, "train").digest}
         given = self.given(taught)
         if given is not None:
             digests["weights"] = given.stored.digest
+        if pool is not None and self.needs_pool(taught):
+            digests["pool"] = pool
         start = self.start(taught)
         return {
             "protocol": PROTOCOL,
             **self.training_question(taught),
             "digests": digests,
-            "start": None if start is None else digest(self.weights_identity(start)),
+            "start": None if start is None else digest(self._identity(start, pool)),
         }
 
     def _pool_is_missing(self, taught: Taught) -> bool:
@@ -309,11 +314,12 @@ class Workbench:
         """
         if self.settings.retrain or not self._pool_is_missing(taught):
             return None
-        wanted = canonical_json(self._identity_without_pool(taught))
         for identity in self._stored_alike(taught):
-            pool = identity["digests"].pop("pool", None)
-            if pool is not None and canonical_json(identity) == wanted:
-                return str(pool)
+            pool: str | None = identity["digests"].get("pool")
+            if pool is not None and canonical_json(identity) == canonical_json(
+                self._identity(taught, pool)
+            ):
+                return pool
         return None
 
     def _stored_alike(self, taught: Taught) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from oodbench.datasets.tinyimagenet_cifar100 import CIFAR100_CLASSES
 from oodbench.errors import RequestError
 from oodbench.images import named_set
 from oodbench.plugins import PluginSpec, with_settings
+from oodbench.store import read_card
 from oodbench.workbench import Taught
 
 CLASSES = named_set("cifar10").classes
@@ -57,6 +58,36 @@ def test_weights_serve_those_who_have_not_got_the_pool(
     assert after["identity"] == before["identity"]
     assert after["auroc"] == before["auroc"]
     assert after["notes"] == before["notes"]
+
+
+def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
+    run: Callable[..., Any], call: Any, plugins: Path, root: Path, tmp_path: Path
+) -> None:
+    settings = ("quantile=0.25", "first_weight=2", "steps=1", "first_steps=1")
+    atom = ("--detector", "atom", *(text for each in settings for text in ("--set", each)))
+    suite = ("--suite", plugins / "pooled.py", "--device", "cpu")
+    places = ("--data-root", root, "--store", tmp_path / "store")
+    results = ("--results", tmp_path / "to", "--json")
+    first = call("run", *suite, *atom, *places, *results)
+    assert first.code == 0, first.err
+    stored = {
+        read_card(path)["identity"]["recipe"]["params"].get("first_weight"): path
+        for path in (tmp_path / "store").glob("pooled/weights/*/*.json")
+    }
+    assert set(stored) == {None, 2.0}
+    for path in stored[None].parent.glob(f"{stored[None].stem}*"):
+        path.unlink()
+    shutil.rmtree(root / "tinyimagenet")
+    shutil.rmtree(tmp_path / "to")
+    again = call("run", *suite, *atom, *places, *results)
+    assert again.code == 0, again.err
+    assert json.loads(again.out)[0]["auroc"] == json.loads(first.out)[0]["auroc"]
+    trained = call("train", *suite, *atom, *places)
+    assert trained.code == 0, trained.err
+    assert len(trained.out.strip().splitlines()) == 1
+    other = call("train", *suite, *atom, "--set", "first_weight=3", *places)
+    assert other.code == 2
+    assert "data download tinyimagenet" in other.err
 
 
 def test_each_suite_leaves_the_classes_out_that_it_has_itself(tmp_path: Path) -> None:
