@@ -1,7 +1,7 @@
 """ATOM: adversarial training with informative outlier mining."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,8 @@ from oodbench.families import RejectClass
 from oodbench.fields import at_least, attack_in_training
 from oodbench.identity import UNNAMED_AT_DEFAULT
 from oodbench.mining import QUANTILES, MinedOutliers, check_quantile
-from oodbench.recipe import Batch, Recipe
+from oodbench.recipe import Batch, Recipe, Stage
+from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.training import Training
 
@@ -26,6 +27,31 @@ class MinedAdversarialOutliers(MinedOutliers):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
+    first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
+
+    @property
+    def start_from(self) -> Recipe | None:
+        """The training that this one goes on from, where it has a first."""
+        if self.first_weight is None:
+            return None
+        return MinedAdversarialOutliers(
+            quantile=self.quantile,
+            weight=self.first_weight,
+            outliers_per_image=self.outliers_per_image,
+            eps=self.eps,
+            steps=self.first_steps,
+            step=self.step,
+            mixed=self.mixed,
+        )
+
+    def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
+        """Return one stage, at a rate that falls from half the schedule's where it goes on."""
+        if self.first_weight is not None:
+            # The rates of a new start would undo much of what the first training did.
+            rate = schedule.learning_rate / 2
+            schedule = replace(schedule, policy="cosine", learning_rate=rate)
+        return super().stages(schedule)
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Attack the second half of the outliers away from the reject class."""
@@ -62,6 +88,10 @@ class ATOM(RejectClass):
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
             ones from uniform noise as published, which a small network may learn to tell from
             images.
+        first_weight: λ of a whole training before this one, by the same schedule, from whose
+            weights it goes on with a learning rate that falls from half the schedule's along a
+            cosine; None for none.
+        first_steps: Gradient steps of that training's attack; 5.
     """
 
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"quantile": QUANTILES}
@@ -72,10 +102,15 @@ class ATOM(RejectClass):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
+    first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_quantile(self.quantile)
-        at_least(self, 0, "weight")
+        at_least(self, 0, "weight", "first_weight")
+        at_least(self, 1, "first_steps")
+        if self.first_weight is None and self.first_steps != ATOM.first_steps:
+            raise ValueError("first_steps is of a training before this one: set first_weight too")
         attack_in_training(self)
 
     @property
@@ -90,4 +125,6 @@ class ATOM(RejectClass):
             steps=self.steps,
             step=self.step,
             mixed=self.mixed,
+            first_weight=self.first_weight,
+            first_steps=self.first_steps,
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oodbench.detectors.acet import ACET, AdversarialConfidence
+from oodbench.detectors.atom import ATOM
 from oodbench.detectors.energy_finetuned import EnergyFinetuned, EnergyMargins
 from oodbench.detectors.ntom import NTOM
 from oodbench.detectors.rowl import ROWL, AdversarialBackground
@@ -76,6 +77,36 @@ def test_ntom_has_the_loss_of_atom_and_attacks_nothing() -> None:
     assert recipe.prepare(state(recipe), NOTHING) is NOTHING
     assert recipe.outputs(3) == 4
     assert recipe.stages(PAPER) == (Stage(PAPER, 2),)
+
+
+def test_atom_with_a_first_training_goes_on_from_it_at_rates_that_only_fall() -> None:
+    first = ATOM(quantile=0.25, weight=6, eps=7, steps=3, step=1, mixed=True).recipe
+    recipe = ATOM(
+        quantile=0.25, weight=4, eps=7, steps=9, step=1, mixed=True, first_weight=6, first_steps=3
+    ).recipe
+    assert recipe.start_from == first
+    assert first.start_from is None
+    assert first.stages(PAPER) == (Stage(PAPER, 2),)
+    (stage,) = recipe.stages(PAPER)
+    assert stage == Stage(replace(PAPER, policy="cosine", learning_rate=0.05), 2)
+
+
+def test_atom_goes_on_from_the_weights_and_not_from_random_ones() -> None:
+    recipe = ATOM(quantile=0.25, weight=4, steps=2, first_weight=6, first_steps=1).recipe
+    assert recipe.start_from is not None
+    first = train(request(recipe.start_from), CPU).tensors()
+    still = replace(FAST, learning_rate=1e-9, epochs=1, weight_decay=0.0)
+    after = train(request(recipe, schedule=still, start=first), CPU).tensors()
+    kernels = [name for name in first if first[name].ndim == 4]
+    assert kernels
+    assert all(torch.allclose(after[name], first[name], atol=1e-6) for name in kernels)
+    moved = train(request(recipe, start=first), CPU).tensors()
+    assert not any(torch.allclose(moved[name], first[name], atol=1e-4) for name in kernels)
+
+
+def test_steps_of_a_first_training_that_there_is_not_are_refused() -> None:
+    with pytest.raises(ValueError, match="set first_weight too"):
+        ATOM(first_steps=7)
 
 
 def test_sofl_labels_outliers_with_their_likeliest_reject_class_else_a_random_one() -> None:
