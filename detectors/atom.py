@@ -35,14 +35,12 @@ class MinedAdversarialOutliers(MinedOutliers):
         """The training that this one goes on from, where it has a first."""
         if self.first_weight is None:
             return None
-        return MinedAdversarialOutliers(
-            quantile=self.quantile,
+        return replace(
+            self,
             weight=self.first_weight,
-            outliers_per_image=self.outliers_per_image,
-            eps=self.eps,
             steps=self.first_steps,
-            step=self.step,
-            mixed=self.mixed,
+            first_weight=None,
+            first_steps=type(self).first_steps,
         )
 
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
@@ -90,7 +88,7 @@ class ATOM(RejectClass):
             images.
         first_weight: λ of a whole training before this one, by the same schedule, from whose
             weights it goes on with a learning rate that falls from half the schedule's along a
-            cosine; None for none.
+            cosine, and shows what that one showed in the same order; None for none.
         first_steps: Gradient steps of that training's attack; 5.
     """
 
@@ -109,7 +107,7 @@ class ATOM(RejectClass):
         check_quantile(self.quantile)
         at_least(self, 0, "weight", "first_weight")
         at_least(self, 1, "first_steps")
-        if self.first_weight is None and self.first_steps != ATOM.first_steps:
+        if self.first_weight is None and self.first_steps != type(self).first_steps:
             raise ValueError("first_steps is of a training before this one: set first_weight too")
         attack_in_training(self)
 

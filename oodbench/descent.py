@@ -123,13 +123,13 @@ def pgd(
         value: The function to lower.
         gradient: The same with its gradient.
         ball: Where to search.
-        start: First iterate, in levels; None for the centre, whose value the first gradient gives.
+        start: First iterate, in levels; None for the centre.
         sizes: Size of each gradient step in levels.
         directions: Gradients [N, 3, H, W] → what a step of size 1 takes away.
 
     Returns:
-        The best images in levels and their values; it costs a gradient a step and two values, one
-        where it starts at the centre.
+        The best images in levels and their values; it costs a gradient a step and two values, of
+        which a search from the centre saves one.
     """
     if start is None:
         levels = ball.centres

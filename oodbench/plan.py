@@ -319,6 +319,10 @@ def trainings_of(subjects: Iterable[Subjected], bench: Workbench) -> list[Taught
     """Return the different trainings behind detectors, each after the one that it starts from.
 
     Where weights are there already, what they once started from is left out.
+
+    Raises:
+        RequestError: If images are not there that no stored weights can do without.
+        DamagedFileError: If stored weights are not whole.
     """
     ordered: dict[Taught, None] = {}
     for subject in subjects:

@@ -225,7 +225,15 @@ class Workbench:
     def title(self, taught: Taught) -> str:
         """Return what people call a training: its detectors, as far as any was asked for."""
         users = self._users.get(taught)
-        return f"{', '.join(users)}, seed {taught.seed}" if users else taught.title
+        if users:
+            return f"{', '.join(users)}, seed {taught.seed}"
+        later = [
+            name
+            for other, its in self._users.items()
+            if self.start(other) == taught
+            for name in its
+        ]
+        return f"what {', '.join(later)} starts from, seed {taught.seed}" if later else taught.title
 
     # Weights
 

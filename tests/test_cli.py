@@ -37,6 +37,15 @@ BAD = {
     "parameter that is refused": ("--set odin.temperature=-1", "temperature must be positive"),
     "attack of no steps": ("--detector rowl --set steps=-1", "steps must be at least 1, not -1"),
     "ball past the pixel range": ("--detector acet --set eps=300", "eps is in grey levels"),
+    "negative weight of a first training": (
+        "--detector atom --set first_weight=-1",
+        "first_weight must be at least 0",
+    ),
+    "attack of no steps in a first training": (
+        "--detector atom --set first_weight=1 --set first_steps=0",
+        "first_steps must be at least 1",
+    ),
+    "steps of no first training": ("--detector atom --set first_steps=7", "set first_weight too"),
     "negative weight": ("--detector oe --set beta=-1", "beta must be at least 0"),
     "no epochs": ("--detector energy_finetuned --set epochs=0", "epochs must be at least 1"),
     "no components": ("--detector ccu --set components=0", "components must be at least 1"),
@@ -196,7 +205,7 @@ def test_train_prints_where_the_weights_are(call: Any, tiny: str, tmp_path: Path
     assert result.code == 0
     (line,) = result.out.splitlines()
     title, _, path = line.partition(": ")
-    assert title == "Plain, seed 0"
+    assert title == "msp, odin, mahalanobis, seed 0"
     assert Path(path).is_file()
     assert list(tmp_path.rglob("*.safetensors"))
     before = Path(path).stat().st_mtime_ns

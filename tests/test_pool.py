@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from imported_data import write_set
+from safetensors.torch import load_file
 
 from oodbench.api import Places
 from oodbench.cells import Subjected
 from oodbench.datasets.tinyimagenet import CIFAR10_CLASSES
 from oodbench.datasets.tinyimagenet_cifar100 import CIFAR100_CLASSES
 from oodbench.errors import RequestError
+from oodbench.identity import digest
 from oodbench.images import named_set
 from oodbench.plugins import PluginSpec, with_settings
 from oodbench.store import read_card
+from oodbench.trainer import Trained, TrainingRequest, train
 from oodbench.workbench import Taught
 
 CLASSES = named_set("cifar10").classes
@@ -61,8 +65,15 @@ def test_weights_serve_those_who_have_not_got_the_pool(
 
 
 def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
-    run: Callable[..., Any], call: Any, plugins: Path, root: Path, tmp_path: Path
+    call: Any, plugins: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    requests: list[TrainingRequest] = []
+
+    def watched(request: TrainingRequest, *rest: Any, **more: Any) -> Trained:
+        requests.append(request)
+        return train(request, *rest, **more)
+
+    monkeypatch.setattr("oodbench.workbench.train", watched)
     settings = ("quantile=0.25", "first_weight=2", "steps=1", "first_steps=1")
     atom = ("--detector", "atom", *(text for each in settings for text in ("--set", each)))
     suite = ("--suite", plugins / "pooled.py", "--device", "cpu")
@@ -75,6 +86,14 @@ def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
         for path in (tmp_path / "store").glob("pooled/weights/*/*.json")
     }
     assert set(stored) == {None, 2.0}
+    identity = {key: read_card(path)["identity"] for key, path in stored.items()}
+    assert identity[2.0]["start"] == digest(identity[None])
+    before, after = requests
+    assert before.start is None
+    kept = load_file(stored[None].with_suffix(".safetensors"))
+    assert after.start is not None
+    assert after.start.keys() == kept.keys()
+    assert all(torch.equal(after.start[name], kept[name]) for name in kept)
     for path in stored[None].parent.glob(f"{stored[None].stem}*"):
         path.unlink()
     shutil.rmtree(root / "tinyimagenet")
@@ -85,6 +104,7 @@ def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
     trained = call("train", *suite, *atom, *places)
     assert trained.code == 0, trained.err
     assert len(trained.out.strip().splitlines()) == 1
+    assert len(requests) == 2
     other = call("train", *suite, *atom, "--set", "first_weight=3", *places)
     assert other.code == 2
     assert "data download tinyimagenet" in other.err
@@ -247,6 +267,12 @@ def test_a_recipe_that_starts_from_one_with_outliers_keeps_its_schedule(
     before = bench.start(found)
     assert before is not None
     assert found.schedule == before.schedule == "zoom"
+    start = bench.weights_identity(found)["start"]
+    assert start == digest(bench.weights_identity(before))
+    shutil.rmtree(root / "tinyimagenet")
+    write_set(root, "tinyimagenet", {"train": 64}, note="64 pictures")
+    afresh = Places("cpu", data_root=root, store=tmp_path / "s").workbench()
+    assert afresh.weights_identity(found)["start"] != start
     assert not bench.needs_pool(found)
     assert bench.needs_pool(before)
     subject = Subjected(spec, found, None)

@@ -85,6 +85,9 @@ def test_atom_with_a_first_training_goes_on_from_it_at_rates_that_only_fall() ->
         quantile=0.25, weight=4, eps=7, steps=9, step=1, mixed=True, first_weight=6, first_steps=3
     ).recipe
     assert recipe.start_from == first
+    assert isinstance(recipe, MinedOutliers)
+    more = replace(recipe, outliers_per_image=3)
+    assert more.start_from == replace(first, outliers_per_image=3)
     assert first.start_from is None
     assert first.stages(PAPER) == (Stage(PAPER, 2),)
     (stage,) = recipe.stages(PAPER)

@@ -314,7 +314,7 @@ def test_a_training_stopped_in_any_epoch_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     bench = Workbench(Settings("cpu", 256, tmp_path, tmp_path))
     asked = Request(suite=tiny, detectors=(detector,), schedule="long")
-    taught = make_plan(asked, bench, tmp_path).trainings[0]
+    taught = make_plan(asked, bench, tmp_path).trainings[-1]
     before = bench.start(taught)
     start = None if before is None else bench.weights(before).tensors
     request = bench.training_request(taught, start)

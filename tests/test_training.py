@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodbench.descent import Ball, mixed_directions
+from oodbench.descent import Ball, falling_sizes, mixed_directions, pgd
 from oodbench.detectors.acet import ACET
 from oodbench.detectors.atom import ATOM, MinedAdversarialOutliers
 from oodbench.detectors.oe import OutlierExposure
@@ -508,14 +508,39 @@ def test_a_recipe_attacks_as_it_says(
     asked: list[tuple[bool, list[int], bool]] = []
 
     def search(
-        value: Any, gradient: Any, ball: Ball, start: Tensor, sizes: Any, directions: Any
+        value: Any, gradient: Any, ball: Ball, start: Tensor | None, sizes: Any, directions: Any
     ) -> tuple[Tensor, Tensor]:
-        asked.append((torch.equal(start, ball.centres), sizes, directions is mixed_directions))
-        return start, torch.zeros(len(start))
+        at_centre = start is None or torch.equal(start, ball.centres)
+        asked.append((at_centre, sizes, directions is mixed_directions))
+        return ball.centres, torch.zeros(len(ball.centres))
 
     monkeypatch.setattr("oodbench.training.pgd", search)
     replace(detector, mixed=mixed).recipe.prepare(training, batch)
     assert asked == [(mixed, [4, 6, 4, 2, 1] if mixed else [2] * 5, mixed)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_mixed_attack_is_the_search_whose_first_value_is_that_of_the_image(
+    precision: str,
+) -> None:
+    training, before, _ = prepared()
+    training.schedule = replace(training.schedule, precision=precision)
+
+    def of_logits(logits: Tensor) -> Tensor:
+        return reject_class(logits, 3)
+
+    found = training.attacked(before.outliers, of_logits, eps=8, steps=5, step=2, mixed=True)
+    objective = training.frozen_objective(of_logits)
+    ball = Ball.around((before.outliers * 255).round(), 8)
+    expected, _ = pgd(
+        objective.value,
+        objective.gradient,
+        ball,
+        ball.centres,
+        falling_sizes(8, 5),
+        mixed_directions,
+    )
+    assert torch.equal(found, expected / 255)
 
 
 def test_a_network_that_knows_noise_is_attacked_by_a_mixed_attack_alone() -> None:

@@ -59,7 +59,7 @@ def command(
         subjects = planned_subjects(request, bench)
         for taught in trainings_of(subjects, bench):
             stored = bench.weights(taught)
-            click.echo(f"{taught.title}: {stored.path}")
+            click.echo(f"{bench.title(taught)}: {stored.path}")
         for subject in subjects:
             bench.state(subject.detector, subject.taught)
 
