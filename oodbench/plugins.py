@@ -151,7 +151,12 @@ def field_types(spec: PluginSpec) -> Mapping[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(plugin) if field.init}
 
 
-_TOLD: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+_TOLD: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "None",
+}
 
 
 def _parsed(text: str, raw: str, wanted: Any) -> Any:

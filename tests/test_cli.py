@@ -34,6 +34,10 @@ BAD = {
     "parameter of another": ("--detector odin --set odin.foo=1", "odin has no field foo"),
     "parameter of one not asked for": ("--detector msp --set odin.noise=0", "odin has no field"),
     "parameter that is no number": ("--set odin.temperature=abc", "'abc' is not a number"),
+    "parameter that is neither a number nor left open": (
+        "--detector atom --set first_weight=x",
+        "'x' is not a number or None",
+    ),
     "parameter that is refused": ("--set odin.temperature=-1", "temperature must be positive"),
     "attack of no steps": ("--detector rowl --set steps=-1", "steps must be at least 1, not -1"),
     "ball past the pixel range": ("--detector acet --set eps=300", "eps is in grey levels"),
