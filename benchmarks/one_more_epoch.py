@@ -95,7 +95,7 @@ def main() -> None:
         raise SystemExit(f"{asked.rows} mines no outliers: ask for a row of atom or ntom")
     if before.recipe.start_from is not None:
         # Such a recipe has learning rates of its own; without a first training it has not.
-        before = replace(before, recipe=replace(before.recipe, first_weight=None, first_steps=5))
+        before = replace(before, recipe=replace(before.recipe, first_weight=None))
     # The next epoch, with the holes of the last one.
     side = before.schedule.cutout_side_of(before.schedule.epochs - 1)
     onward = replace(

@@ -65,6 +65,11 @@ class _Best:
         self.levels = levels.clone()
         self.values = values.clone()
 
+    @classmethod
+    def unknown(cls, levels: Tensor) -> "_Best":
+        """Start from places that are not evaluated yet: whatever is offered first is kept."""
+        return cls(levels, torch.full((len(levels),), math.nan, device=levels.device))
+
     def offer(self, levels: Tensor, values: Tensor) -> None:
         """Keep what is lower. Any number is lower than NaN."""
         lower = (values < self.values) | (self.values.isnan() & ~values.isnan())
@@ -133,7 +138,7 @@ def pgd(
     """
     if start is None:
         levels = ball.centres
-        best = _Best(levels, torch.full((len(levels),), math.nan, device=levels.device))
+        best = _Best.unknown(levels)
     else:
         levels = ball.project(start)
         best = _Best(ball.centres, value(ball.centres / LEVELS))
@@ -201,7 +206,7 @@ def momentum_descent(
     """
     levels = ball.project(start)
     velocity = torch.zeros_like(levels)
-    best = _Best(levels.round(), torch.full((len(levels),), math.nan, device=levels.device))
+    best = _Best.unknown(levels.round())
     rows = torch.arange(len(levels), device=levels.device)
     whole = ball
     for step in range(steps.number):

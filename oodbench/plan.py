@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from oodbench.records import (
 )
 from oodbench.registry import entries, load
 from oodbench.sides import CLEAN, AttackedId, id_search, ood_source, sides_of
-from oodbench.workbench import Taught, Workbench
+from oodbench.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,6 @@ class Plan:
     def missing(self) -> list[Cell]:
         """Cells that have to be computed."""
         return [cell for cell in self.cells if cell not in self.done]
-
-    @cached_property
-    def trainings(self) -> list[Taught]:
-        """The different trainings behind all cells, each after the one that it starts from."""
-        return trainings_of((cell.subject for cell in self.cells), self.bench)
 
     @property
     def notes(self) -> list[str]:
@@ -313,26 +307,6 @@ def planned_subjects(request: Request, bench: Workbench) -> list[Subjected]:
     ]
     _check_data(subjects, (), bench)
     return subjects
-
-
-def trainings_of(subjects: Iterable[Subjected], bench: Workbench) -> list[Taught]:
-    """Return the different trainings behind detectors, each after the one that it starts from.
-
-    Where weights are there already, what they once started from is left out.
-
-    Raises:
-        RequestError: If images are not there that no stored weights can do without.
-        DamagedFileError: If stored weights are not whole.
-    """
-    ordered: dict[Taught, None] = {}
-    for subject in subjects:
-        chain: list[Taught] = []
-        taught: Taught | None = subject.taught
-        while taught is not None:
-            chain.insert(0, taught)
-            taught = bench.start(taught) if bench.stored_weights(taught) is None else None
-        ordered |= dict.fromkeys(chain)
-    return list(ordered)
 
 
 def _check_data(

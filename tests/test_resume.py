@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from oodbench import execute, work
 from oodbench.__main__ import main
 from oodbench.api import Places
-from oodbench.plan import Request, make_plan
+from oodbench.plan import Request, make_plan, planned_subjects
 from oodbench.progress import BarProgress, Foresight, LineProgress, Progress, Task
 from oodbench.records import find_records, read_scores
 from oodbench.store import TensorStore
@@ -314,7 +314,7 @@ def test_a_training_stopped_in_any_epoch_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     bench = Workbench(Settings("cpu", 256, tmp_path, tmp_path))
     asked = Request(suite=tiny, detectors=(detector,), schedule="long")
-    taught = make_plan(asked, bench, tmp_path).trainings[-1]
+    taught = planned_subjects(asked, bench)[0].taught
     before = bench.start(taught)
     start = None if before is None else bench.weights(before).tensors
     request = bench.training_request(taught, start)

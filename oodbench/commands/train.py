@@ -39,7 +39,7 @@ def command(
     Weights that are there already are kept; a training that was stopped goes on.
     """
     from oodbench.api import Places
-    from oodbench.plan import Request, planned_subjects, trainings_of
+    from oodbench.plan import Request, planned_subjects
     from oodbench.selecting import selections
 
     request = Request(
@@ -57,7 +57,7 @@ def command(
                 _show(selection)
             return
         subjects = planned_subjects(request, bench)
-        for taught in trainings_of(subjects, bench):
+        for taught in dict.fromkeys(subject.taught for subject in subjects):
             stored = bench.weights(taught)
             click.echo(f"{bench.title(taught)}: {stored.path}")
         for subject in subjects:
