@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -22,6 +23,8 @@ from oodbench.recipe import Batch, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.threat import to_float
 from oodbench.training import Augmented, DeviceImages, Training, arithmetic
+
+_JUDGED_AT_ONCE = 500
 
 
 @dataclass
@@ -63,6 +66,30 @@ class Trained:
         self.network.load_state_dict(_below("network.", tensors))
         for name, module in self.modules.items():
             module.load_state_dict(_below(f"modules.{name}.", tensors))
+
+    @torch.no_grad()
+    def accuracy(self, images: Images, classes: int) -> float | None:
+        """Return the share of images that the network classifies right.
+
+        Args:
+            images: Images of the in-distribution set.
+            classes: Number of in-distribution classes; further outputs do not take part.
+
+        Returns:
+            In [0, 1]; None where there are no images or no labels.
+        """
+        if images.labels is None or not len(images):
+            return None
+        network = self.network.eval()
+        device = next(network.parameters()).device
+        right = 0
+        for start in range(0, len(images), _JUDGED_AT_ONCE):
+            rows = np.arange(start, min(start + _JUDGED_AT_ONCE, len(images)))
+            inputs = to_float(torch.from_numpy(images.batch(rows)).to(device))
+            logits = network(inputs.contiguous(memory_format=network.memory_format))
+            predicted = logits[:, :classes].argmax(1).cpu().numpy()
+            right += int((predicted == images.labels[rows]).sum())
+        return right / len(images)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,9 +163,12 @@ def train(
         title: What the report calls it.
 
     Raises:
-        ValueError: If the recipe needs a pool and there is none, the loss is not finite, or the
-            checkpoint was written on another kind of device or in another precision.
+        ValueError: If the recipe needs a pool, or weights to start from, and there are none, the
+            loss is not finite, or the checkpoint was written on another kind of device or in
+            another precision.
     """
+    if request.recipe.start_from is not None and request.start is None:
+        raise ValueError("the recipe goes on from another training, whose weights are missing")
     trained, training = build(request, device)
     if request.start is not None:
         trained.network.load_state_dict(_below("network.", request.start))

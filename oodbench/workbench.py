@@ -415,6 +415,8 @@ class Workbench:
     def _train(self, taught: Taught, path: Path, start: dict[str, Tensor] | None) -> Stored:
         checkpoint = path.with_suffix(".checkpoint")
         request = self.training_request(taught, start)
+        # Opened first: an image set that cannot be read must not cost a whole training.
+        held_out = self._held_out(taught)
         try:
             trained = train(
                 request,
@@ -425,14 +427,27 @@ class Workbench:
             )
         except ValueError as error:
             raise CellError(f"training {self.title(taught)} failed: {error}") from error
+        kept = trained.kept()
         facts = trained.facts | {"versions": versions(), "device": str(self.device)}
+        if held_out is not None:
+            # Of the weights as they are kept.
+            trained.load_tensors(kept)
+            accuracy = trained.accuracy(held_out, request.classes)
+            facts |= {"held_out": {"accuracy": accuracy, "images": len(held_out)}}
         if request.pool is not None:
             name = self.suite(taught.suite).pool
             note = self.image_set(taught.suite, name).note(self.settings.data_root)
             facts |= {"pool": {"name": name, "note": note}}
-        stored = self._store.save(path, trained.kept(), self.weights_identity(taught), facts)
+        stored = self._store.save(path, kept, self.weights_identity(taught), facts)
         checkpoint.unlink(missing_ok=True)
         return stored
+
+    def _held_out(self, taught: Taught) -> Images | None:
+        """Open the in-distribution images that no training sees; None if a suite has none."""
+        try:
+            return self.images(taught.suite, self.suite(taught.suite).id_set, "val")
+        except RequestError:
+            return None
 
     def training_request(
         self, taught: Taught, start: dict[str, Tensor] | None = None

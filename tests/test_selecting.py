@@ -77,6 +77,8 @@ def test_figures_are_those_of_the_scores_and_an_attack_never_helps(
             )
         right = logits[:, :3].argmax(1).numpy() == labels
         assert one.accuracy == pytest.approx(float(np.mean(right)))
+        told = bench.weights(taught).card["facts"]["held_out"]
+        assert told == {"accuracy": pytest.approx(float(np.mean(right))), "images": 30}
 
 
 def test_the_attack_is_the_published_one_on_the_outliers_and_what_it_finds_is_counted(

@@ -865,13 +865,28 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
         assert torch.equal(resumed[name], tensor), name
 
 
-@pytest.mark.parametrize("recipe", [Plain(), OutlierExposure(), MinedAdversarialOutliers()])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Plain(),
+        OutlierExposure(),
+        MinedAdversarialOutliers(),
+        MinedAdversarialOutliers(mixed=True, weight=4.0, first_weight=6.0),
+    ],
+    ids=["plain", "oe", "atom", "atom taught twice"],
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path: Path) -> None:
     schedule = replace(
         FAST, epochs=3, policy="one_cycle", crop_padding=2, flip=True, precision=precision
     )
-    whole = train(request(recipe, schedule), CPU).tensors()
+    start = None
+    if recipe.start_from is not None:
+        # With all that the weights which ship were taught with.
+        schedule = replace(schedule, pool_zoom=0.25, cutout_side=5, cutout_share=0.75)
+        start = train(request(recipe.start_from, schedule), CPU).tensors()
+    asked = request(recipe, schedule, start=start)
+    whole = train(asked, CPU).tensors()
     checkpoint = tmp_path / "x.checkpoint"
 
     import oodbench.trainer as trainer
@@ -886,9 +901,32 @@ def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer._Loop, "run_epoch", until_second)
         with pytest.raises(Stop):
-            train(request(recipe, schedule), CPU, checkpoint)
-    resumed = train(request(recipe, schedule), CPU, checkpoint).tensors()
+            train(asked, CPU, checkpoint)
+    resumed = train(asked, CPU, checkpoint).tensors()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_what_goes_on_from_another_training_does_not_start_without_it() -> None:
+    with pytest.raises(ValueError, match="goes on from another training"):
+        train(request(MinedAdversarialOutliers(first_weight=6.0)), CPU)
+
+
+def test_accuracy_is_the_share_of_classes_that_are_largest_in_eval_mode() -> None:
+    trained = train(request(MinedAdversarialOutliers()), CPU)
+    held_out = images(1201, seed=2)
+    network = trained.network
+    network.train()  # as the last step left it
+    found = trained.accuracy(held_out, 3)
+    network.eval()
+    labels = held_out.labels
+    assert labels is not None
+    with torch.no_grad():
+        scores = network(to_float(torch.from_numpy(held_out.batch(range(1201)))))[:, :3].numpy()
+    right = sum(row[label] == row.max() for row, label in zip(scores, labels, strict=True))
+    assert found == right / 1201
+    assert 0 < right < 1201
+    assert trained.accuracy(images(8, None), 3) is None
+    assert trained.accuracy(images(0), 3) is None
 
 
 def test_a_truncated_checkpoint_is_thrown_away(tmp_path: Path) -> None:
@@ -955,9 +993,10 @@ class Counting(Progress):
 def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
     progress = Counting()
     checkpoint = tmp_path / "x.checkpoint"
-    train(request(recipe), CPU, checkpoint, progress)
+    asked = request(recipe, start=start_tensors())
+    train(asked, CPU, checkpoint, progress)
     assert progress.done == progress.total
-    train(request(recipe), CPU, checkpoint, progress)  # all is resumed
+    train(asked, CPU, checkpoint, progress)  # all is resumed
     assert progress.done == progress.total
 
 
