@@ -81,7 +81,7 @@ class ATOM(RejectClass):
         weight: λ, weight of the outlier term; no unit; 1.
         eps: Radius of the training attack in grey levels; 8.
         steps: Gradient steps of the training attack; 5.
-        step: Its step size in grey levels; 2.
+        step: Its step size in grey levels, unless it is mixed; 2.
         mixed: Whether it starts at the image, with steps that become smaller, along signs for half
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
             ones from uniform noise as published, which a small network may learn to tell from

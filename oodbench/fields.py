@@ -31,7 +31,7 @@ def attack_in_training(plugin: Any) -> None:
     """Refuse an ``eps``, ``steps`` or ``step`` that no attack of whole grey levels can have.
 
     Raises:
-        ValueError: If one is out of range; it names the field.
+        ValueError: If one is out of range, or has no effect; it names the field.
     """
     # Imports torch, which a table of schedules does without.
     from oodbench.threat import LEVELS
@@ -39,3 +39,6 @@ def attack_in_training(plugin: Any) -> None:
     at_least(plugin, 1, "eps", "steps", "step")
     if plugin.eps > LEVELS:
         raise ValueError(f"eps is in grey levels, at most {LEVELS}, not {plugin.eps}")
+    if getattr(plugin, "mixed", False) and plugin.step != type(plugin).step:
+        # It would be another identity, and hours of training, for the same weights.
+        raise ValueError("step has no effect on a mixed attack, whose steps fall; leave it out")

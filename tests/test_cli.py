@@ -41,6 +41,10 @@ BAD = {
     "parameter that is refused": ("--set odin.temperature=-1", "temperature must be positive"),
     "attack of no steps": ("--detector rowl --set steps=-1", "steps must be at least 1, not -1"),
     "ball past the pixel range": ("--detector acet --set eps=300", "eps is in grey levels"),
+    "a step that nothing uses": (
+        "--detector atom --set atom.mixed=true --set step=1",
+        "step has no effect on a mixed attack",
+    ),
     "negative weight of a first training": (
         "--detector atom --set first_weight=-1",
         "first_weight must be at least 0",

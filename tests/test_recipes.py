@@ -79,10 +79,13 @@ def test_ntom_has_the_loss_of_atom_and_attacks_nothing() -> None:
     assert recipe.stages(PAPER) == (Stage(PAPER, 2),)
 
 
-def test_atom_with_a_first_training_goes_on_from_it_at_rates_that_only_fall() -> None:
-    first = ATOM(quantile=0.25, weight=6, eps=7, steps=3, step=1, mixed=True).recipe
+@pytest.mark.parametrize("way", [{"step": 1}, {"mixed": True}], ids=str)
+def test_atom_with_a_first_training_goes_on_from_it_at_rates_that_only_fall(
+    way: dict[str, Any],
+) -> None:
+    first = ATOM(quantile=0.25, weight=6, eps=7, steps=3, **way).recipe
     recipe = ATOM(
-        quantile=0.25, weight=4, eps=7, steps=9, step=1, mixed=True, first_weight=6, first_steps=3
+        quantile=0.25, weight=4, eps=7, steps=9, first_weight=6, first_steps=3, **way
     ).recipe
     assert recipe.start_from == first
     assert isinstance(recipe, MinedOutliers)
