@@ -2,7 +2,9 @@
 
 ATOM's and NTOM's quantile q decides which outliers are trained on. It is chosen as its paper says
 it was: by the FPR at 95 % TPR on outliers that no training sees (Chen et al., 2021, section 4),
-here on both natural and attacked ones.
+here on both natural and attacked ones. The attack is the published one, which a network that has
+learnt to tell its noise from images evades (`Training.attacked`): of an ATOM taught as published
+the attacked half of the choice may say little, of one with ``mixed`` it does.
 """
 
 import itertools
