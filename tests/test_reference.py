@@ -1,4 +1,4 @@
-"""The reference results and weights of `mini` that ship."""
+"""The reference results and weights that ship."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from oodbench.api import Places
 from oodbench.files import shipped_results
+from oodbench.leaderboard.parting import parted
 from oodbench.plan import Plan, Request, make_plan
+from oodbench.plots.source import Results
 from oodbench.records import find_records, read_record, read_scores
 from oodbench.registry import entries, load
 from oodbench.store import tensors_digest
@@ -97,6 +100,7 @@ def test_everything_that_ships_is_small_and_whole() -> None:
         tensors = load_file(card.with_suffix(".safetensors"))
         assert tensors_digest(tensors) == known["digest"]
         shipped[known["digest"]] = known["facts"]
+        assert 0.8 < known["facts"]["held_out"]["accuracy"] <= 1, card
     for path in find_records(ROOT):
         record = read_record(path)
         assert record["digests"]["weights"] in shipped, path
@@ -106,6 +110,23 @@ def test_everything_that_ships_is_small_and_whole() -> None:
             pool["note"],
             f"outlier pool {pool['name']}: {pool['note']}",
         }
+
+
+@pytest.mark.parametrize("suite", ["mini", "cifar10"])
+def test_figures_of_every_record_that_ships_follow_from_its_scores(suite: str) -> None:
+    records = [read_record(path) for path in find_records(ROOT / suite)]
+    results = Results(ROOT, parted(records)[0], records)
+    clean = [record for record in records if record["side"] == "ood"]
+    assert len(clean) >= len(records) / 2 > 0
+    for record in clean:
+        known, unknown = results.id_scores(record), results.ood_scores(record)
+        assert (len(known), len(unknown)) == (record["n_id"], record["n_ood"])
+        is_ood = np.arange(len(known) + len(unknown)) >= len(known)
+        auroc = roc_auc_score(is_ood, np.concatenate([known, unknown]).astype(np.float64))
+        assert record["auroc"] == pytest.approx(auroc, abs=1e-9), results.path(record)
+        # The lowest score that accepts 19 of 20.
+        threshold = np.sort(known)[-(-19 * len(known) // 20) - 1]
+        assert record["fpr95"] == np.mean(unknown <= threshold), results.path(record)
 
 
 def test_every_format_shows_all_suites_that_ship(call: Any) -> None:
