@@ -254,7 +254,7 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
             between = [
                 Gap(*pair, interval(found, attack, preset, pair[:2])) for pair in neighbours(there)
             ]
-            yield f"{line}. {order_holds(between, complete=all(there))}"
+            yield f"{line}. {order_holds(between, unmeasured(there))}"
             yield from (f"  {gap.line()}" for gap in between)
 
 
@@ -381,17 +381,25 @@ def deviations(
     return drawn.reshape(len(drawn), len(of_rows), len(COMPARED)).mean(axis=2)
 
 
-def order_holds(between: Sequence[Gap], *, complete: bool) -> str:
+def unmeasured(claim: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the detectors of the tiers that have no row in any way of teaching."""
+    there = {named(row)[0] for tier in claim for row in tier}
+    return [name for tier in TIERS for name in tier if name not in there]
+
+
+def order_holds(between: Sequence[Gap], lacking: Sequence[str]) -> str:
     """Say whether every row of a tier is above all of those below, as far as measured."""
     if not between:
         return "Too few are measured to say."
     if any(gap.value <= 0 and not gap.undecided for gap in between):
-        said = "The order does not hold"
-    elif any(gap.undecided for gap in between):
+        return "The order does not hold."
+    if any(gap.undecided for gap in between):
         said = "These images do not decide the order"
     else:
         said = "The order holds"
-    return said + ("." if complete else ", of the tiers measured.")
+    if not lacking:
+        return f"{said}."
+    return f"{said} of those measured; {', '.join(lacking)} are not."
 
 
 def agreement(found: Stored) -> Iterator[str]:

@@ -87,17 +87,20 @@ def test_the_order_is_of_all_tiers() -> None:
     def said(mean: dict[str, float], of_images: Any = None) -> str:
         there = reproduction.claimed(mean, "")
         gaps = [reproduction.Gap(*pair, of_images) for pair in reproduction.neighbours(there)]
-        text: str = reproduction.order_holds(gaps, complete=all(there))
+        text: str = reproduction.order_holds(gaps, reproduction.unmeasured(there))
         return text
 
-    mean = {"atom": 0.9, "acet": 0.8, "msp": 0.1, "oe": 0.2}
+    mean = {"atom": 0.9, "acet": 0.8, "oe": 0.2}
+    mean |= dict.fromkeys(("msp", "odin", "mahalanobis", "sofl", "ccu", "ntom (zoom)"), 0.1)
     assert said(mean) == said(mean, (0.01, 0.2)) == "The order holds."
-    assert said({**mean, "ntom": 0.85}) == "The order does not hold."
+    assert said({**mean, "ntom (zoom)": 0.85}) == "The order does not hold."
     assert said({**mean, "acet": 0.95}) == "The order does not hold."
     assert said({**mean, "acet": 0.95}, (-0.1, -0.01)) == "The order does not hold."
     assert said(mean, (-0.01, 0.2)) == "These images do not decide the order."
     assert said({**mean, "acet": 0.95}, (-0.1, 0.01)) == "These images do not decide the order."
-    assert said({"atom": 0.9, "msp": 0.1}) == "The order holds, of the tiers measured."
+    del mean["sofl"], mean["acet"]
+    assert said(mean) == "The order holds of those measured; acet, sofl are not."
+    assert said({**mean, "ccu": 0.95}) == "The order does not hold."
     assert "Too few" in said({"atom": 0.9, "rowl": 0.95})
 
 
