@@ -18,10 +18,12 @@ from oodbench.plugins import PluginSpec, resolved, with_settings
 
 STEPS, EPS = 40, 8
 """Gradient steps of a look, and the radius of the ball in levels of 0 to 255."""
+DETECTORS = "oe,atom"
+"""Rows of a look that are not named."""
 _BATCH = 250
 
 
-def arguments(description: str, rows: str = "oe,atom") -> argparse.Namespace:
+def arguments(description: str, rows: str = DETECTORS) -> argparse.Namespace:
     """Read the command line: rows, suite, seed, places, and whether to write."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -79,9 +81,7 @@ class Look:
 
     def attacked(self, images: Tensor) -> Tensor:
         """Return the scores [N] of images, uint8 [N, 3, H, W], after `STEPS` falling sign steps."""
-        ball = Ball.around(images, EPS)
-        sizes = falling_sizes(EPS, STEPS)
-        return pgd(self.score, self.gradient, ball, None, sizes)[1]
+        return attacked(self.score, self.gradient, images)
 
     def gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores [N] of images [N, 3, H, W] in [0, 1], and their gradients."""
@@ -90,17 +90,27 @@ class Look:
         return values.detach(), input_gradient(values, inputs)
 
 
+def attacked(
+    score: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    images: Tensor,
+) -> Tensor:
+    """Return the scores [N] of images, uint8 [N, 3, H, W], after `STEPS` falling sign steps."""
+    return pgd(score, gradient, Ball.around(images, EPS), None, falling_sizes(EPS, STEPS))[1]
+
+
 def show_rows(
     script: str,
     title: str,
     about: str,
     row: Callable[[str, argparse.Namespace], Sequence[str]],
     headers: Sequence[str],
+    rows: str = DETECTORS,
 ) -> None:
     """Make and `show` the rows that the command line asks for, each by a call of ``row``."""
-    asked = arguments(title)
-    rows = [row(each, asked) for each in asked.rows.split(",")]
-    show(script, title, about, rows, headers, write=asked.write)
+    asked = arguments(title, rows)
+    found = [row(each, asked) for each in asked.rows.split(",")]
+    show(script, title, about, found, headers, write=asked.write)
 
 
 def show(

@@ -15,11 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from held_out import EPS, STEPS, Look, arguments, show
+from held_out import EPS, STEPS, Look, arguments, attacked, show
 from torch import Tensor
 
 from oodbench import metrics
-from oodbench.descent import Ball, falling_sizes, pgd
 from oodbench.mining import MinedOutliers
 from oodbench.progress import LineProgress
 from oodbench.randomness import torch_generator
@@ -77,10 +76,8 @@ def figures(look: Look, training: Training, asked: argparse.Namespace) -> list[s
     least = training.schedule.pool_zoom
     shares = least + (1 - least) * torch.rand(IMAGES, generator=rng)
     for images in (outliers, enlarged(outliers, shares, torch.rand(IMAGES, 2, generator=rng))):
-        ball = Ball.around(images, EPS)
-        _, attacked = pgd(value, gradient, ball, None, falling_sizes(EPS, STEPS))
-        natural = value(images.float() / LEVELS)
-        found += [metrics.auroc(of_id, scores.numpy()) for scores in (natural, attacked)]
+        both = value(images.float() / LEVELS), attacked(value, gradient, images)
+        found += [metrics.auroc(of_id, scores.numpy()) for scores in both]
     return [f"{100 * figure:.1f}" for figure in found]
 
 

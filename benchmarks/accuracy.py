@@ -1,0 +1,54 @@
+"""How often are images classified right, of all test images and of those held out of training?
+
+Records are of a part of the test images, of which accuracy is told to two points. Networks that
+ship are used as they are; CIFAR-10 must have been imported.
+
+    python benchmarks/accuracy.py --write
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from held_out import Look, show_rows
+
+from oodbench.intervals import proportion_interval
+from oodbench.trainer import Trained
+
+ROWS = ",".join(
+    (
+        "msp",
+        "oe",
+        "ntom@zoom",
+        "atom",
+        "atom.mixed=true@zoom",
+        "acet.mixed=true@zoom",
+        "atom.mixed=true+weight=4+steps=7+first_weight=6@settle@conv6wide",
+    )
+)
+PARTS = {"val": "held out", "test": "test"}
+
+
+def row(title: str, asked: argparse.Namespace) -> list[str]:
+    """Return the accuracy of a row's network on each part, with its exact interval."""
+    look = Look(title, asked)
+    trained = Trained(look.bench.backbone(look.taught).network)
+    cells = [title]
+    for part in PARTS:
+        images = look.bench.images(asked.suite, look.suite.id_set, part)
+        found = trained.accuracy(images, look.bench.classes(asked.suite))
+        assert found is not None
+        low, high = proportion_interval(round(found * len(images)), len(images))
+        cells.append(f"{100 * found:.2f} ({100 * low:.1f} to {100 * high:.1f}) of {len(images):,}")
+    return cells
+
+
+if __name__ == "__main__":
+    show_rows(
+        __file__,
+        "How often are images classified right?",
+        "In-distribution accuracy in percent, with 95 % intervals over images.",
+        row,
+        ["detector", *PARTS.values()],
+        rows=ROWS,
+    )
