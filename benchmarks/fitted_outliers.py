@@ -1,7 +1,8 @@
 """Are attacked outliers that a network was taught with rejected better than others of their pool?
 
-A wide gap would ask for more outliers; a small one at a low AUROC for a larger network or a longer
-training. Never looks at test images. CIFAR-10 and the outlier pool must have been imported.
+A wide gap would ask for more outliers of the same kinds; a small one at a low AUROC for a larger
+network or a longer training. Of outliers of other kinds it tells nothing. Never looks at test
+images. CIFAR-10 and the outlier pool must have been imported.
 
     python benchmarks/fitted_outliers.py --rows atom.mixed=true@zoom,acet.mixed=true@zoom --write
 """
