@@ -398,9 +398,12 @@ class Workbench:
         found = self.stored_weights(taught)
         if found is not None:
             return found
-        before = self.start(taught)
-        start = None if before is None else self.weights(before).tensors
         path = self._weights_path(self._store, taught)
+        before = self.start(taught)
+        if before is not None and path.with_suffix(".checkpoint").exists():
+            # What stopped here had been through the training before.
+            self._retrained.add(before)
+        start = None if before is None else self.weights(before).tensors
         writable_folder(path.parent, "weights")
         # Another process may be training the same weights: wait, then use what it made.
         with FileLock(path.with_suffix(".lock")):

@@ -21,7 +21,7 @@ from oodbench.identity import digest
 from oodbench.images import named_set
 from oodbench.plugins import PluginSpec, with_settings
 from oodbench.store import read_card
-from oodbench.trainer import Trained, TrainingRequest, train
+from oodbench.trainer import Trained, TrainingRequest, _Loop, train
 from oodbench.workbench import Taught
 
 CLASSES = named_set("cifar10").classes
@@ -108,6 +108,41 @@ def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
     other = call("train", *suite, *atom, "--set", "first_weight=3", *places)
     assert other.code == 2
     assert "data download tinyimagenet" in other.err
+
+
+def test_a_second_training_that_was_stopped_does_not_repeat_the_first(
+    call: Any, plugins: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    run_epoch = _Loop.run_epoch
+
+    def until_the_last(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
+        second = self._recipe.start_from is not None
+        begun.append(second)
+        if second and epoch == stage.schedule.epochs - 1:
+            raise RuntimeError("the power fails")
+        run_epoch(self, stage, epoch, *rest)
+
+    settings = ("quantile=0.25", "first_weight=2", "steps=1", "first_steps=1")
+    atom = ("--detector", "atom", *(text for each in settings for text in ("--set", each)))
+    places = ("--data-root", root, "--store", tmp_path / "store", "--device", "cpu")
+    asked = ("train", "--suite", plugins / "pooled.py", *atom, *places)
+    asked += ("--schedule", "long", "--retrain")
+    monkeypatch.setattr(_Loop, "run_epoch", until_the_last)
+    assert call(*asked).code != 0
+    assert begun == [False, False, True, True]
+    monkeypatch.undo()
+    resumed: list[TrainingRequest] = []
+
+    def watched(request: TrainingRequest, *rest: Any, **more: Any) -> Trained:
+        resumed.append(request)
+        return train(request, *rest, **more)
+
+    monkeypatch.setattr("oodbench.workbench.train", watched)
+    again = call(*asked)
+    assert again.code == 0, again.err
+    (request,) = resumed
+    assert request.start is not None
 
 
 def test_each_suite_leaves_the_classes_out_that_it_has_itself(tmp_path: Path) -> None:
