@@ -23,7 +23,7 @@ ROWS = ",".join(
         "atom",
         "atom.mixed=true@zoom",
         "acet.mixed=true@zoom",
-        "atom.mixed=true+weight=4+steps=7+first_weight=6@settle@conv6wide",
+        "atom.mixed=true+weight=6+steps=7+first_weight=6@settle@conv6wide",
     )
 )
 PARTS = {"val": "held out", "test": "test"}
