@@ -222,6 +222,11 @@ def train(
     return trained
 
 
+def can_go_on(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint from which a training goes on; one cut short is deleted."""
+    return _load_checkpoint(checkpoint) is not None
+
+
 def _load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None

@@ -32,7 +32,7 @@ from oodbench.schedule import Schedule
 from oodbench.store import Stored, TensorStore, read_card
 from oodbench.subject import Subject
 from oodbench.threat import to_float
-from oodbench.trainer import TrainingRequest, build, train
+from oodbench.trainer import TrainingRequest, build, can_go_on, train
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 1 << 30
@@ -399,24 +399,24 @@ class Workbench:
         if found is not None:
             return found
         path = self._weights_path(self._store, taught)
-        before = self.start(taught)
-        if before is not None and path.with_suffix(".checkpoint").exists():
-            # What stopped here had been through the training before.
-            self._retrained.add(before)
-        start = None if before is None else self.weights(before).tensors
         writable_folder(path.parent, "weights")
         # Another process may be training the same weights: wait, then use what it made.
         with FileLock(path.with_suffix(".lock")):
             if not self.settings.retrain:
                 found = self._store.load(path, self.weights_identity(taught))
             if found is None:
-                found = self._train(taught, path, start)
+                found = self._train(taught, path)
         self._weights[taught] = found
         self._retrained.add(taught)
         return found
 
-    def _train(self, taught: Taught, path: Path, start: dict[str, Tensor] | None) -> Stored:
+    def _train(self, taught: Taught, path: Path) -> Stored:
         checkpoint = path.with_suffix(".checkpoint")
+        before = self.start(taught)
+        if before is not None and can_go_on(checkpoint):
+            # What stopped here had been through the training before.
+            self._retrained.add(before)
+        start = None if before is None else self.weights(before).tensors
         request = self.training_request(taught, start)
         # Opened first: an image set that cannot be read must not cost a whole training.
         held_out = self._held_out(taught)

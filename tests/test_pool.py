@@ -110,16 +110,23 @@ def test_weights_serve_without_the_pool_or_the_weights_that_they_started_from(
     assert "data download tinyimagenet" in other.err
 
 
-def test_a_second_training_that_was_stopped_does_not_repeat_the_first(
-    call: Any, plugins: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sound", [True, False], ids=["sound", "cut short"])
+def test_a_second_training_that_was_stopped_repeats_the_first_only_if_it_cannot_go_on(
+    sound: bool,
+    call: Any,
+    plugins: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun: list[bool] = []
+    begun: list[tuple[str, int]] = []
+    power = [False]
     run_epoch = _Loop.run_epoch
 
-    def until_the_last(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
-        second = self._recipe.start_from is not None
-        begun.append(second)
-        if second and epoch == stage.schedule.epochs - 1:
+    def watched(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
+        which = "first" if self._recipe.start_from is None else "second"
+        begun.append((which, epoch))
+        if begun[-1] == ("second", 1) and not power[0]:
             raise RuntimeError("the power fails")
         run_epoch(self, stage, epoch, *rest)
 
@@ -128,21 +135,18 @@ def test_a_second_training_that_was_stopped_does_not_repeat_the_first(
     places = ("--data-root", root, "--store", tmp_path / "store", "--device", "cpu")
     asked = ("train", "--suite", plugins / "pooled.py", *atom, *places)
     asked += ("--schedule", "long", "--retrain")
-    monkeypatch.setattr(_Loop, "run_epoch", until_the_last)
+    monkeypatch.setattr(_Loop, "run_epoch", watched)
     assert call(*asked).code != 0
-    assert begun == [False, False, True, True]
-    monkeypatch.undo()
-    resumed: list[TrainingRequest] = []
-
-    def watched(request: TrainingRequest, *rest: Any, **more: Any) -> Trained:
-        resumed.append(request)
-        return train(request, *rest, **more)
-
-    monkeypatch.setattr("oodbench.workbench.train", watched)
+    whole = [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+    assert begun == whole
+    (checkpoint,) = (tmp_path / "store").rglob("*.checkpoint")
+    if not sound:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    begun.clear()
+    power[0] = True
     again = call(*asked)
     assert again.code == 0, again.err
-    (request,) = resumed
-    assert request.start is not None
+    assert begun == (whole[-1:] if sound else whole)
 
 
 def test_each_suite_leaves_the_classes_out_that_it_has_itself(tmp_path: Path) -> None:
