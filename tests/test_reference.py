@@ -116,9 +116,10 @@ def test_everything_that_ships_is_small_and_whole() -> None:
 def test_figures_of_every_record_that_ships_follow_from_its_scores(suite: str) -> None:
     records = [read_record(path) for path in find_records(ROOT / suite)]
     results = Results(ROOT, parted(records)[0], records)
-    clean = [record for record in records if record["side"] == "ood"]
-    assert len(clean) >= len(records) / 2 > 0
-    for record in clean:
+    # Of these the in-distribution scores are those of clean images.
+    of_clean_id = [record for record in records if record["side"] == "ood"]
+    assert len(of_clean_id) >= len(records) / 2 > 0
+    for record in of_clean_id:
         known, unknown = results.id_scores(record), results.ood_scores(record)
         assert (len(known), len(unknown)) == (record["n_id"], record["n_ood"])
         is_ood = np.arange(len(known) + len(unknown)) >= len(known)
