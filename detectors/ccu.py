@@ -93,6 +93,10 @@ class DensityAware(Recipe):
                 f"ccu.components is {self.components}, but there are {len(images)} images and "
                 f"{len(outliers)} outliers to fit them to; set fewer"
             )
+        training.progress.note(
+            f"fitting {self.components} Gaussians each to {len(images):,} images and "
+            f"{len(outliers):,} outliers before the first step; on a CPU this takes minutes"
+        )
         densities.metric.fit(images, training.seed)
         densities.inside.fit(images, densities.metric, training.seed)
         densities.outside.fit(outliers, densities.metric, training.seed)

@@ -1,6 +1,7 @@
 """Mixtures of spherical Gaussians over images, in a metric fitted to the training images."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -101,13 +102,18 @@ class SphericalMixture(nn.Module):
         Weights stay equal, and all components start with their mean variance (Meinke & Hein,
         2020, code).
         """
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
         device = self.means.device
         whitened = metric.whiten(torch.from_numpy(images).to(device)).cpu().numpy()
-        fitted = GaussianMixture(
+        mixture = GaussianMixture(
             len(self.log_variances), covariance_type="spherical", random_state=seed
-        ).fit(whitened)
+        )
+        with warnings.catch_warnings():
+            # The training goes on from wherever the 100 iterations end.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = mixture.fit(whitened)
         with torch.no_grad():
             self.means.copy_(metric.colour(torch.from_numpy(fitted.means_).to(device)))
             self.log_variances.fill_(math.log(fitted.covariances_.mean()))

@@ -169,7 +169,9 @@ def train(
     """
     if request.recipe.start_from is not None and request.start is None:
         raise ValueError("the recipe goes on from another training, whose weights are missing")
+    progress = progress or Progress()
     trained, training = build(request, device)
+    training.progress = progress
     if request.start is not None:
         trained.network.load_state_dict(_below("network.", request.start))
     stages = request.recipe.stages(request.schedule)
@@ -193,7 +195,7 @@ def train(
     def seconds() -> float:
         return round(before + time.monotonic() - started, 2)
 
-    with (progress or Progress()).task(title, total, done) as task:
+    with progress.task(title, total, done) as task:
         for number, stage in enumerate(stages):
             if resumed and resumed["stage"] > number:
                 continue

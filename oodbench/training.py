@@ -13,6 +13,7 @@ from oodbench.descent import Ball, Gradient, Value, falling_sizes, mixed_directi
 from oodbench.images import Images
 from oodbench.model import input_gradient
 from oodbench.network import Network, fold_batch_norm
+from oodbench.progress import Progress
 from oodbench.randomness import torch_generator
 from oodbench.schedule import Schedule
 from oodbench.threat import LEVELS, to_float
@@ -193,6 +194,7 @@ class Training:
             the modules are built.
         outliers: Outlier pool, not augmented; None where no stage uses one.
         facts: What the card of the weights says of the training; a recipe may add to it.
+        progress: Where a recipe tells of work that takes long before the first step.
     """
 
     network: Network
@@ -209,6 +211,7 @@ class Training:
     images: DeviceImages | None = None
     outliers: DeviceImages | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
     _pool: Augmented | None = None
 
     @property

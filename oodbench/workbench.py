@@ -335,7 +335,9 @@ class Workbench:
         *folders, stem = self._weights_stem(taught)
         for store in (self._store, TensorStore(shipped_results())):
             for path in sorted(store.root.joinpath(*folders).glob(f"{stem}--*.json")):
-                yield read_card(path)["identity"]
+                # Of weights that are too large to ship the card does, and stands alone.
+                if path.with_suffix(".safetensors").exists():
+                    yield read_card(path)["identity"]
 
     def training_question(self, taught: Taught) -> dict[str, Any]:
         """Return the part of an identity that says how a network is taught, as far as is known."""

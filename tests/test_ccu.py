@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from oodbench.images import ArrayImages
 from oodbench.mixtures import ImageMetric, SphericalMixture
 from oodbench.model import Backbone, Model
 from oodbench.networks.conv3 import Conv3
+from oodbench.progress import Progress
 from oodbench.recipe import Batch
 from oodbench.schedule import Schedule
 from oodbench.trainer import TrainingRequest, build, train
@@ -155,6 +158,30 @@ def test_the_mixture_starts_at_expectation_maximisation_with_equal_weights_and_v
     ours = metric().whiten(mixture.means.detach()).numpy()
     assert np.allclose(np.sort(ours[:, 0]), np.sort(theirs.means_[:, 0]), atol=1e-4)
     assert np.allclose(mixture.log_variances.detach().exp(), theirs.covariances_.mean(), rtol=1e-5)
+
+
+def test_a_start_that_has_not_converged_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = smooth(150, 0, 90).reshape(150, D) / 255.0
+    hasty = partial(GaussianMixture, max_iter=1, tol=0)
+    with pytest.warns(ConvergenceWarning):
+        hasty(4, covariance_type="spherical", random_state=3).fit(flat)
+    monkeypatch.setattr("sklearn.mixture.GaussianMixture", hasty)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SphericalMixture(4, D).fit(flat, metric(), seed=3)
+
+
+def test_the_long_fit_before_the_first_step_is_announced() -> None:
+    told: list[str] = []
+
+    class Told(Progress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    asked = request()
+    train(replace(asked, schedule=replace(asked.schedule, epochs=1)), CPU, progress=Told())
+    (line,) = told
+    assert "150 images and 120 outliers" in line
 
 
 def test_more_directions_than_the_images_span_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,22 @@ def test_the_weights_that_ship_do_without_the_pool(
     assert result.code == 2
     assert f"not in {tmp_path}: cifar10" in result.err
     assert ("tinyimagenet" in result.err) == told
+
+
+def test_a_card_without_its_weights_does_not_stand_for_the_pool(
+    run: Callable[..., Any], root: Path, tmp_path: Path
+) -> None:
+    assert run().code == 0
+    shutil.rmtree(root / "tinyimagenet")
+    (weights,) = (tmp_path / "store").rglob("*.safetensors")
+    weights.unlink()
+    for _ in range(2):
+        result = run()
+        assert result.code == 2
+        assert re.search(r"data download (cifar10 )?tinyimagenet", result.err)
+        assert len(result.err.strip().splitlines()) == 1
+        # Asked without the training images as well, it takes the short way through the cards.
+        shutil.rmtree(root / "cifar10", ignore_errors=True)
 
 
 def test_weights_are_not_retrained_for_others_who_lack_the_pool(
