@@ -28,6 +28,7 @@ from oodbench.detectors.ccu import (
     excess_log_odds,
 )
 from oodbench.detectors.msp import MSP
+from oodbench.identity import parameters
 from oodbench.images import ArrayImages
 from oodbench.mixtures import ImageMetric, SphericalMixture
 from oodbench.model import Backbone, Model
@@ -37,6 +38,7 @@ from oodbench.recipe import Batch
 from oodbench.schedule import Schedule
 from oodbench.trainer import TrainingRequest, build, train
 from oodbench.training import DeviceImages
+from oodbench.views import suite_called
 
 CPU = torch.device("cpu")
 FAST = Schedule(epochs=2, learning_rate=0.05, batch_size=8, crop_padding=0)
@@ -158,6 +160,60 @@ def test_the_mixture_starts_at_expectation_maximisation_with_equal_weights_and_v
     ours = metric().whiten(mixture.means.detach()).numpy()
     assert np.allclose(np.sort(ours[:, 0]), np.sort(theirs.means_[:, 0]), atol=1e-4)
     assert np.allclose(mixture.log_variances.detach().exp(), theirs.covariances_.mean(), rtol=1e-5)
+
+
+def test_k_means_starts_with_the_likeliest_common_variance() -> None:
+    flat = smooth(150, 0, 90).reshape(150, D) / 255.0
+    mixture = SphericalMixture(4, D)
+    mixture.fit(flat, metric(), 3, "kmeans")
+    whitened = metric().whiten(torch.from_numpy(flat))
+    centres = metric().whiten(mixture.means.detach())
+    nearest = torch.cdist(whitened, centres).argmin(1)
+    assert set(nearest.tolist()) == {0, 1, 2, 3}
+    for i in range(4):
+        assert torch.allclose(whitened[nearest == i].mean(0), centres[i], atol=1e-4)
+    (variance,) = set(mixture.log_variances.exp().tolist())
+
+    def likelihood(of: float) -> float:
+        parts = multivariate_normal(np.zeros(D), of * np.eye(D))
+        return float(parts.logpdf((whitened - centres[nearest]).numpy()).sum())
+
+    assert all(likelihood(variance) > likelihood(variance * by) for by in (0.98, 1.02))
+
+
+def test_components_of_a_single_image_do_not_leave_the_others_outside() -> None:
+    """Of smooth and rough images, as photographs are, some components hold one alone."""
+
+    def textures(count: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        contrast = np.exp(rng.uniform(np.log(0.01), np.log(0.2), (count, 1)))
+        return (0.5 + contrast * rng.normal(size=(count, D))).clip(0, 1)
+
+    images, others = textures(300, 0), textures(300, 1)
+    outside = {}
+    for initialisation in ("em", "kmeans"):
+        both = Densities(40, 5, D)
+        both.metric.fit(images, 0)
+        both.inside.fit(images, both.metric, 0, initialisation)
+        both.outside.fit(others, both.metric, 0, initialisation)
+        both.widen_outside()
+        inside, out = both.log_densities(
+            torch.from_numpy(textures(300, 2)).reshape(300, 3, SIDE, SIDE)
+        )
+        outside[initialisation] = float((inside < out).double().mean())
+    assert outside["kmeans"] < 0.4
+    assert outside["em"] > 0.7
+
+
+def test_the_suites_of_the_paper_start_from_k_means_and_others_as_published() -> None:
+    assert DETECTOR.recipe == replace(DETECTOR, initialisation="em").recipe
+    assert "initialisation" not in parameters(DETECTOR.recipe)
+    for suite in ("cifar10", "cifar100", "svhn"):
+        known = suite_called(suite)
+        assert known is not None
+        assert known.published["ccu"]["initialisation"] == "kmeans"
+    with pytest.raises(ValueError, match="one of em, kmeans, not 'pca'"):
+        CCU(initialisation="pca")
 
 
 def test_a_start_that_has_not_converged_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,13 +94,18 @@ def test_the_reference_is_small() -> None:
 def test_everything_that_ships_is_small_and_whole() -> None:
     kept = [path for path in ROOT.rglob("*") if path.is_file() and path.name != ".lock"]
     assert sum(path.stat().st_size for path in kept) < 25 * MEGABYTE
-    shipped = {}
+    shipped, cards_alone = {}, set()
     for card in ROOT.glob("*/weights/*/*.json"):
         known = json.loads(card.read_text(encoding="utf-8"))
-        tensors = load_file(card.with_suffix(".safetensors"))
-        assert tensors_digest(tensors) == known["digest"]
+        weights = card.with_suffix(".safetensors")
+        if weights.exists():
+            assert tensors_digest(load_file(weights)) == known["digest"]
+        else:
+            cards_alone.add((card.parts[-4], known["identity"]["recipe"]["name"]))
         shipped[known["digest"]] = known["facts"]
         assert 0.8 < known["facts"]["held_out"]["accuracy"] <= 1, card
+    # Too large to ship; their cards say how they were taught, and their records hold scores.
+    assert cards_alone <= {("cifar10", "DensityAware"), ("cifar10", "SelfLabelledOutliers")}
     for path in find_records(ROOT):
         record = read_record(path)
         assert record["digests"]["weights"] in shipped, path

@@ -57,5 +57,5 @@ def published_params(suite: str, detector: str) -> str | None:
         return None
     known = suite_called(suite)
     values = known.published.get(detector, {}) if known else {}
-    filled = {name: value for name, value in values.items() if own.get(name, 0) is None}
+    filled = {name: value for name, value in values.items() if own.get(name) is None}
     return canonical_json({**own, **filled})
