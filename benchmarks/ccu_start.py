@@ -1,8 +1,8 @@
-"""Where do the mixtures of CCU start: as published, and from k-means?
+"""Where do the mixtures of CCU start, with the published floor of variances and without?
 
-Fitted to training images and to the outlier pool, without a network and without test images. A
-training image whose density of outliers is the larger one teaches the network no label. CIFAR-10
-and the outlier pool must have been imported.
+Fitted to training images and to the outlier pool, without a network and without test images. Where
+the density of outliers is larger by far, a label teaches the network nothing. CIFAR-10 and the
+outlier pool must have been imported.
 
     python benchmarks/ccu_start.py --write
 """
@@ -10,24 +10,25 @@ and the outlier pool must have been imported.
 from __future__ import annotations
 
 import argparse
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.mixture import GaussianMixture
 from tabulate import tabulate
 
 from oodbench.api import Places
 from oodbench.detectors.ccu import Densities
-from oodbench.mixtures import INITIALISATIONS
+from oodbench.mixtures import LEAST_VARIANCE
 from oodbench.threat import to_float
 from oodbench.workbench import Workbench
 
 SUITE = "cifar10"
 COMPONENTS = 100
 LOOKED_AT = 2_000
+LEAST = {"none": 0.0, "published": 1e-3}
+"""Floors, in the units of the published metric."""
 
 
 def spread(bench: Workbench, name: str, split: str, count: int) -> NDArray[np.float64]:
@@ -38,16 +39,6 @@ def spread(bench: Workbench, name: str, split: str, count: int) -> NDArray[np.fl
         to_float(torch.from_numpy(images.batch(at))).flatten(1).double().numpy()
     )
     return found
-
-
-def alone(vectors: NDArray[np.float64], initialisation: str) -> int:
-    """Return how many components hold one image of those that they are fitted to."""
-    if initialisation == "em":
-        mixture = GaussianMixture(COMPONENTS, covariance_type="spherical", random_state=0)
-        own = mixture.fit(vectors).predict(vectors)
-    else:
-        own = KMeans(COMPONENTS, n_init=1, random_state=0).fit(vectors).labels_
-    return int((np.bincount(own, minlength=COMPONENTS) <= 1).sum())
 
 
 def main() -> None:
@@ -61,6 +52,7 @@ def main() -> None:
     bench = Places(device="cpu", data_root=asked.data_root).workbench()
     suite = bench.suite(SUITE)
     ours = spread(bench, suite.id_set, "train", asked.images)
+    in_training = len(bench.images(SUITE, suite.id_set, "train"))
     pool = spread(bench, suite.pool, "train", asked.images)
     looked_at = {
         "training images": ours[:: max(1, asked.images // LOOKED_AT)],
@@ -69,33 +61,36 @@ def main() -> None:
     }
     rows = []
     for directions in map(int, asked.directions.split(",")):
-        for initialisation in INITIALISATIONS:
+        for title, least in LEAST.items():
+            floor = max(LEAST_VARIANCE, least * sqrt(in_training - 1))
             both = Densities(COMPONENTS, directions, ours.shape[1])
             both.metric.fit(ours, 0)
-            both.inside.fit(ours, both.metric, 0, initialisation)
-            both.outside.fit(pool, both.metric, 0, initialisation)
+            both.inside.fit(ours, both.metric, 0, floor)
+            both.outside.fit(pool, both.metric, 0, floor)
             both.widen_outside()
             whitened = both.metric.whiten(torch.from_numpy(ours))
-            centres = both.metric.whiten(both.inside.means.detach())
-            square = torch.cdist(whitened, centres).amin(1).square().mean() / ours.shape[1]
-            row = [directions, initialisation, alone(whitened.numpy(), initialisation)]
-            row += [float(both.inside.log_variances.detach()[0].exp()), float(square)]
+            apart = torch.cdist(whitened, both.metric.whiten(both.inside.means.detach()))
+            square, nearest = apart.square().min(1)
+            alone = int((torch.bincount(nearest, minlength=COMPONENTS) == 1).sum())
+            row = [directions, title, alone, float(both.inside.log_variances.detach()[0].exp())]
+            row.append(float(square.mean()) / ours.shape[1])
             for vectors in looked_at.values():
                 inside, outside = both.log_densities(torch.from_numpy(vectors))
                 row.append(100 * float((inside < outside).double().mean()))
             rows.append(row)
             print(row, flush=True)
-    headers = ["directions", "start", "components of one image", "variance", "mean square"]
+    headers = ["directions", "floor", "components of one image", "variance", "mean square"]
     headers += [f"outside: {name}" for name in looked_at]
-    table = tabulate(
-        rows, headers, "pipe", floatfmt=("", "", "", ".4f", ".4f", ".1f", ".1f", ".1f")
-    )
+    digits = ("", "", "", ".4f", ".4f", ".1f", ".1f", ".1f")
+    table = tabulate(rows, headers, "pipe", floatfmt=digits)
     text = (
-        f"# Where the mixtures of CCU start\n\n{COMPONENTS} components of either mixture, fitted to"
-        f" {asked.images:,} training images of {SUITE} and as many outliers of its pool: how many"
-        " of those of images hold a single one, the variance that all start with, the mean square"
-        " of images about the nearest centre (per dimension, in the metric), and the percentage"
-        " of images of which the density of outliers is the larger.\n\n"
+        f"# Where the mixtures of CCU start\n\nBefore any training: {COMPONENTS} components of"
+        f" either mixture, fitted to {asked.images:,} images of {SUITE} for training and as many"
+        f" outliers of its pool, not augmented, with the floor that {in_training:,} images give."
+        " How many of the centres are nearest to a single image, the variance that all components"
+        " of images start with, the mean square of images about the nearest centre (both per"
+        " dimension, in the metric), and the percentage of images of which the density of outliers"
+        " is the larger.\n\n"
         f"{table}\n"
     )
     print(f"\n{text}")

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-INITIALISATIONS = ("em", "kmeans")
+LEAST_VARIANCE = 1e-6
+"""What scikit-learn adds to variances by default."""
 # Standard deviations below this share of the largest are raised to it (Meinke & Hein, 2020, code).
 _LEAST_DEVIATION = 1e-6
 
@@ -102,29 +103,38 @@ class SphericalMixture(nn.Module):
         images: NDArray[np.float64],
         metric: ImageMetric,
         seed: int,
-        initialisation: str = "em",
+        floor: float = LEAST_VARIANCE,
     ) -> None:
-        """Fit to images; weights are equal, and so are the variances that it ends with.
+        """Fit to images by expectation maximisation from k-means.
 
-        ``em`` goes on from k-means by expectation maximisation and takes the mean of the variances
-        of the components (Meinke & Hein, 2020, code). Of many components in many dimensions most
-        hold a single image, with a variance of 0, and that mean says little of the others.
-        ``kmeans`` stays at k-means and takes the mean square of all images about their centres,
-        per dimension, which is the likeliest common variance.
+        Weights stay equal, and all components start with their mean variance (Meinke & Hein,
+        2020, code).
 
         Args:
             images: float64 [N, D] in [0, 1].
             metric: The metric.
             seed: Seed of k-means.
-            initialisation: ``em`` or ``kmeans``.
+            floor: Added to the variance of every component at every iteration, in the metric's
+                units, so that one of a single image has a density.
         """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
         device = self.means.device
         whitened = metric.whiten(torch.from_numpy(images).to(device)).cpu().numpy()
-        fit = {"em": _expectation_maximisation, "kmeans": _k_means}[initialisation]
-        means, variance = fit(whitened, len(self.log_variances), seed)
+        mixture = GaussianMixture(
+            len(self.log_variances),
+            covariance_type="spherical",
+            random_state=seed,
+            reg_covar=floor,
+        )
+        with warnings.catch_warnings():
+            # The training goes on from wherever the 100 iterations end.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = mixture.fit(whitened)
         with torch.no_grad():
-            self.means.copy_(metric.colour(torch.from_numpy(means).to(device)))
-            self.log_variances.fill_(math.log(variance))
+            self.means.copy_(metric.colour(torch.from_numpy(fitted.means_).to(device)))
+            self.log_variances.fill_(math.log(fitted.covariances_.mean()))
 
     def log_density(self, whitened: Tensor, metric: ImageMetric) -> Tensor:
         """Return the log density of images, float64 [N] (Meinke & Hein, ICLR 2020, eq. 8).
@@ -141,26 +151,3 @@ class SphericalMixture(nn.Module):
         exponents = -half * log_variances - distances / (2 * log_variances.exp())
         constant = metric.log_determinant - half * math.log(2 * math.pi)
         return exponents.logsumexp(1) - math.log(len(log_variances)) + constant
-
-
-def _expectation_maximisation(
-    vectors: NDArray[np.float64], components: int, seed: int
-) -> tuple[NDArray[np.float64], float]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(components, covariance_type="spherical", random_state=seed)
-    with warnings.catch_warnings():
-        # The training goes on from wherever the 100 iterations end.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture.fit(vectors)
-    return mixture.means_, float(mixture.covariances_.mean())
-
-
-def _k_means(
-    vectors: NDArray[np.float64], components: int, seed: int
-) -> tuple[NDArray[np.float64], float]:
-    from sklearn.cluster import KMeans
-
-    clusters = KMeans(components, n_init=1, random_state=seed).fit(vectors)
-    return clusters.cluster_centers_, float(clusters.inertia_ / vectors.size)

@@ -181,13 +181,13 @@ def train(
         _require_same_arithmetic(checkpoint, resumed, training)
     else:
         request.recipe.start(training)
-    steps = [loop.steps_of_epoch(stage.schedule) for stage in stages]
-    total = sum(stage.schedule.epochs * n for stage, n in zip(stages, steps, strict=True))
-    done, before, first = 0, 0.0, 0
+    work = [loop.work_of_epoch(stage) for stage in stages]
+    total = sum(stage.schedule.epochs * of for stage, of in zip(stages, work, strict=True))
+    done, before, first = 0.0, 0.0, 0
     if resumed:
         first = resumed["epoch"] + 1
-        done = first * steps[resumed["stage"]] + sum(
-            stages[i].schedule.epochs * steps[i] for i in range(resumed["stage"])
+        done = first * work[resumed["stage"]] + sum(
+            stages[i].schedule.epochs * work[i] for i in range(resumed["stage"])
         )
         before = resumed["facts"].get("seconds", 0.0)
     started = time.monotonic()
@@ -282,6 +282,10 @@ class _Loop:
     def steps_of_epoch(self, schedule: Schedule) -> int:
         return -(-len(self._images) // schedule.batch_size)
 
+    def work_of_epoch(self, stage: Stage) -> float:
+        """Return how many images an epoch shows, outliers among them."""
+        return len(self._images) * (1 + stage.outliers_per_image)
+
     def start_stage(self, number: int) -> tuple[SGD, LRScheduler]:
         training, schedule = self._training, self._stages[number].schedule
         training.stage, training.schedule = number, schedule
@@ -322,7 +326,10 @@ class _Loop:
             recipe.after_step(training)
             right += int((known[:, : training.classes].argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
-            task.advance(1, f"loss {loss.item():.2f}, accuracy {100 * right / seen:.0f} %")
+            task.advance(
+                len(batch.labels) * (1 + stage.outliers_per_image),
+                f"loss {loss.item():.2f}, accuracy {100 * right / seen:.0f} %",
+            )
             training.step += 1
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(

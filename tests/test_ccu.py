@@ -24,6 +24,7 @@ from torch import Tensor
 from oodbench.detectors.ccu import (
     CCU,
     Densities,
+    DensityAware,
     class_log_probabilities,
     excess_log_odds,
 )
@@ -33,6 +34,7 @@ from oodbench.images import ArrayImages
 from oodbench.mixtures import ImageMetric, SphericalMixture
 from oodbench.model import Backbone, Model
 from oodbench.networks.conv3 import Conv3
+from oodbench.plugins import PluginSpec, resolved
 from oodbench.progress import Progress
 from oodbench.recipe import Batch
 from oodbench.schedule import Schedule
@@ -162,58 +164,61 @@ def test_the_mixture_starts_at_expectation_maximisation_with_equal_weights_and_v
     assert np.allclose(mixture.log_variances.detach().exp(), theirs.covariances_.mean(), rtol=1e-5)
 
 
-def test_k_means_starts_with_the_likeliest_common_variance() -> None:
-    flat = smooth(150, 0, 90).reshape(150, D) / 255.0
-    mixture = SphericalMixture(4, D)
-    mixture.fit(flat, metric(), 3, "kmeans")
-    whitened = metric().whiten(torch.from_numpy(flat))
-    centres = metric().whiten(mixture.means.detach())
-    nearest = torch.cdist(whitened, centres).argmin(1)
-    assert set(nearest.tolist()) == {0, 1, 2, 3}
-    for i in range(4):
-        assert torch.allclose(whitened[nearest == i].mean(0), centres[i], atol=1e-4)
-    (variance,) = set(mixture.log_variances.exp().tolist())
-
-    def likelihood(of: float) -> float:
-        parts = multivariate_normal(np.zeros(D), of * np.eye(D))
-        return float(parts.logpdf((whitened - centres[nearest]).numpy()).sum())
-
-    assert all(likelihood(variance) > likelihood(variance * by) for by in (0.98, 1.02))
+def textures(count: int, seed: int) -> np.ndarray:
+    """Smooth and rough images, flat, as photographs are."""
+    rng = np.random.default_rng(seed)
+    contrast = np.exp(rng.uniform(np.log(0.01), np.log(0.2), (count, 1)))
+    return (0.5 + contrast * rng.normal(size=(count, D))).clip(0, 1)
 
 
-def test_components_of_a_single_image_do_not_leave_the_others_outside() -> None:
-    """Of smooth and rough images, as photographs are, some components hold one alone."""
+def test_the_floor_is_added_to_variances_as_in_the_published_maximisation() -> None:
+    """A step of the maximisation that the published code used (scikit-learn 0.18), by hand."""
+    images, whole = textures(120, 0), metric()
+    mixture = SphericalMixture(6, D)
+    mixture.fit(images, whole, seed=1, floor=0.1)
+    whitened = whole.whiten(torch.from_numpy(images)).numpy()
+    centres = whole.whiten(mixture.means.detach()).numpy()
+    theirs = GaussianMixture(6, covariance_type="spherical", random_state=1, reg_covar=0.1)
+    shares = theirs.fit(whitened).predict_proba(whitened)
+    weights = shares.sum(0)
+    assert np.allclose(centres, shares.T @ whitened / weights[:, None], atol=1e-2)
+    squares = shares.T @ whitened**2 / weights[:, None] - centres**2
+    expected = (squares.mean(1) + 0.1).mean()
+    assert mixture.log_variances.detach().exp().numpy() == pytest.approx(expected, rel=1e-2)
 
-    def textures(count: int, seed: int) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        contrast = np.exp(rng.uniform(np.log(0.01), np.log(0.2), (count, 1)))
-        return (0.5 + contrast * rng.normal(size=(count, D))).clip(0, 1)
 
-    images, others = textures(300, 0), textures(300, 1)
+def test_with_the_published_floor_components_of_one_image_do_not_leave_the_others_outside() -> None:
+    suite = suite_called("cifar10")
+    assert suite is not None
+    published = resolved(PluginSpec("detectors", "ccu"), suite.published).instance.recipe
+    assert published == DensityAware(100, 128, least_variance=1e-3)
+
+    def flat(pixels: np.ndarray) -> ArrayImages:
+        shaped = (255 * pixels).round().astype(np.uint8).reshape(-1, 3, SIDE, SIDE)
+        return ArrayImages(shaped, [str(i) for i in range(len(shaped))], np.arange(len(shaped)) % 3)
+
+    asked = replace(request(), images=flat(textures(300, 0)), pool=flat(textures(300, 1)))
     outside = {}
-    for initialisation in ("em", "kmeans"):
-        both = Densities(40, 5, D)
-        both.metric.fit(images, 0)
-        both.inside.fit(images, both.metric, 0, initialisation)
-        both.outside.fit(others, both.metric, 0, initialisation)
-        both.widen_outside()
-        inside, out = both.log_densities(
-            torch.from_numpy(textures(300, 2)).reshape(300, 3, SIDE, SIDE)
-        )
-        outside[initialisation] = float((inside < out).double().mean())
-    assert outside["kmeans"] < 0.4
-    assert outside["em"] > 0.7
+    for least in (0.0, 1e-3):
+        recipe = replace(published, components=40, directions=5, least_variance=least)
+        built, training = build(replace(asked, recipe=recipe), CPU)
+        assert asked.pool is not None
+        training.images = DeviceImages(asked.images, CPU)
+        training.outliers = DeviceImages(asked.pool, CPU)
+        recipe.start(training)
+        both = built.modules["densities"]
+        assert isinstance(both, Densities)
+        inside, out = both.log_densities(torch.from_numpy(textures(300, 2)))
+        outside[least] = float((inside < out).double().mean())
+    assert outside[0.0] > 0.7
+    assert outside[1e-3] < 0.4
 
 
-def test_the_suites_of_the_paper_start_from_k_means_and_others_as_published() -> None:
-    assert DETECTOR.recipe == replace(DETECTOR, initialisation="em").recipe
-    assert "initialisation" not in parameters(DETECTOR.recipe)
-    for suite in ("cifar10", "cifar100", "svhn"):
-        known = suite_called(suite)
-        assert known is not None
-        assert known.published["ccu"]["initialisation"] == "kmeans"
-    with pytest.raises(ValueError, match="one of em, kmeans, not 'pca'"):
-        CCU(initialisation="pca")
+def test_an_unnamed_floor_is_none_and_a_negative_one_is_refused() -> None:
+    assert "least_variance" not in parameters(DETECTOR)
+    assert "least_variance" not in parameters(DETECTOR.recipe)
+    with pytest.raises(ValueError, match="least_variance must be at least 0"):
+        CCU(least_variance=-1e-3)
 
 
 def test_a_start_that_has_not_converged_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,9 @@ def with_published(frame: "pd.DataFrame") -> "pd.DataFrame":
 def published_params(suite: str, detector: str) -> str | None:
     """Return the hyper-parameters that a detector was published with, as JSON.
 
-    They are its defaults, and for those that have none (null) the suite's own values; of a suite
-    that is not to be found by its name they stay null. None of a detector that oodbench has not.
+    They are its defaults, and for those that have none (null, or unnamed at None) the suite's own
+    values; of a suite that is not to be found by its name they stay as they are. None of a detector
+    that oodbench has not.
     """
     own = defaults().get(detector)
     if own is None:
