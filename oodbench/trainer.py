@@ -177,6 +177,7 @@ def train(
     stages = request.recipe.stages(request.schedule)
     loop = _Loop(request, training, stages, device)
     resumed = _load_checkpoint(checkpoint)
+    started = time.monotonic()
     if resumed:
         _require_same_arithmetic(checkpoint, resumed, training)
     else:
@@ -190,7 +191,6 @@ def train(
             stages[i].schedule.epochs * work[i] for i in range(resumed["stage"])
         )
         before = resumed["facts"].get("seconds", 0.0)
-    started = time.monotonic()
 
     def seconds() -> float:
         return round(before + time.monotonic() - started, 2)

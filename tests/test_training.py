@@ -1034,6 +1034,19 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
         train(request(Plain(), replace(FAST, precision="bfloat16")), CPU, checkpoint)
 
 
+def test_what_comes_before_the_first_step_counts_among_the_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+
+    class Slow(Plain):
+        def start(self, training: Training) -> None:
+            now[0] += 600
+
+    monkeypatch.setattr("oodbench.trainer.time.monotonic", lambda: now[0])
+    assert train(request(Slow()), CPU).facts["seconds"] == 600
+
+
 def test_a_resumed_training_counts_the_seconds_before(tmp_path: Path) -> None:
     checkpoint = tmp_path / "x.checkpoint"
     train(request(Plain()), CPU, checkpoint)
