@@ -10,17 +10,15 @@ outlier pool must have been imported.
 from __future__ import annotations
 
 import argparse
-from math import sqrt
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tabulate import tabulate
+from torch import Tensor
 
 from oodbench.api import Places
-from oodbench.detectors.ccu import Densities
-from oodbench.mixtures import LEAST_VARIANCE
+from oodbench.detectors.ccu import Densities, DensityAware
+from oodbench.images import Subset
 from oodbench.threat import to_float
 from oodbench.workbench import Workbench
 
@@ -31,51 +29,48 @@ LEAST = {"none": 0.0, "published": 1e-3}
 """Floors, in the units of the published metric."""
 
 
-def spread(bench: Workbench, name: str, split: str, count: int) -> NDArray[np.float64]:
-    """Return ``count`` images spread over a split, flat, in [0, 1]."""
-    images = bench.images(SUITE, name, split)
-    at = np.linspace(0, len(images) - 1, count).round().astype(int)
-    found: NDArray[np.float64] = (
-        to_float(torch.from_numpy(images.batch(at))).flatten(1).double().numpy()
-    )
-    return found
+def flat(bench: Workbench, name: str, split: str, count: int) -> Tensor:
+    """Return ``count`` images spread over a split, float64 [N, D] in [0, 1]."""
+    images = Subset(bench.images(SUITE, name, split), count)
+    return to_float(torch.from_numpy(images.batch(range(len(images))))).flatten(1).double()
 
 
 def main() -> None:
     """Print the table; with --write keep it beside this script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5_000, help="of either kind, to fit to")
-    parser.add_argument("--directions", default="128,3071", help="of the metric")
+    parser.add_argument("--directions", default="128", help="of the metric, a list")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     bench = Places(device="cpu", data_root=asked.data_root).workbench()
     suite = bench.suite(SUITE)
-    ours = spread(bench, suite.id_set, "train", asked.images)
+    ours = flat(bench, suite.id_set, "train", asked.images)
     in_training = len(bench.images(SUITE, suite.id_set, "train"))
-    pool = spread(bench, suite.pool, "train", asked.images)
+    pool = flat(bench, suite.pool, "train", asked.images)
     looked_at = {
         "training images": ours[:: max(1, asked.images // LOOKED_AT)],
-        "held-out images": spread(bench, suite.id_set, "val", LOOKED_AT),
+        "held-out images": flat(bench, suite.id_set, "val", LOOKED_AT),
         "outliers": pool[:: max(1, asked.images // LOOKED_AT)],
     }
     rows = []
     for directions in map(int, asked.directions.split(",")):
         for title, least in LEAST.items():
-            floor = max(LEAST_VARIANCE, least * sqrt(in_training - 1))
+            recipe = DensityAware(COMPONENTS, directions, least_variance=least)
+            floor = recipe.floor(in_training)
             both = Densities(COMPONENTS, directions, ours.shape[1])
-            both.metric.fit(ours, 0)
-            both.inside.fit(ours, both.metric, 0, floor)
-            both.outside.fit(pool, both.metric, 0, floor)
+            both.metric.fit(ours.numpy(), 0)
+            both.inside.fit(ours.numpy(), both.metric, 0, floor)
+            both.outside.fit(pool.numpy(), both.metric, 0, floor)
             both.widen_outside()
-            whitened = both.metric.whiten(torch.from_numpy(ours))
+            whitened = both.metric.whiten(ours)
             apart = torch.cdist(whitened, both.metric.whiten(both.inside.means.detach()))
             square, nearest = apart.square().min(1)
             alone = int((torch.bincount(nearest, minlength=COMPONENTS) == 1).sum())
             row = [directions, title, alone, float(both.inside.log_variances.detach()[0].exp())]
             row.append(float(square.mean()) / ours.shape[1])
             for vectors in looked_at.values():
-                inside, outside = both.log_densities(torch.from_numpy(vectors))
+                inside, outside = both.log_densities(vectors)
                 row.append(100 * float((inside < outside).double().mean()))
             rows.append(row)
             print(row, flush=True)

@@ -399,7 +399,8 @@ def order_holds(between: Sequence[Gap], lacking: Sequence[str]) -> str:
         said = "The order holds"
     if not lacking:
         return f"{said}."
-    return f"{said} of those measured; {', '.join(lacking)} are not."
+    verb = "is" if len(lacking) == 1 else "are"
+    return f"{said} of those measured; {', '.join(lacking)} {verb} not."
 
 
 def agreement(found: Stored) -> Iterator[str]:

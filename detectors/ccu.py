@@ -101,11 +101,15 @@ class DensityAware(Recipe):
             "this takes minutes"
         )
         densities.metric.fit(images, training.seed)
-        # Published distances are by singular values, which are √(N − 1) deviations.
-        floor = max(LEAST_VARIANCE, self.least_variance * math.sqrt(len(images) - 1))
+        floor = self.floor(len(images))
         densities.inside.fit(images, densities.metric, training.seed, floor)
         densities.outside.fit(outliers, densities.metric, training.seed, floor)
         densities.widen_outside()
+
+    def floor(self, images: int) -> float:
+        """Return the least variance in units of a metric that is fitted to so many images."""
+        # Published distances are by singular values, which are √(N − 1) deviations.
+        return max(LEAST_VARIANCE, self.least_variance * math.sqrt(images - 1))
 
     def parameter_groups(self, training: Training) -> Iterable[dict[str, Any]]:
         """Return the network's group, and one of the densities without weight decay."""
