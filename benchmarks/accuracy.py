@@ -18,12 +18,12 @@ from oodbench.trainer import Trained
 ROWS = ",".join(
     (
         "msp",
-        "oe",
-        "ntom@zoom",
         "atom",
+        "msp@zoom",
+        "ntom@zoom",
         "atom.mixed=true@zoom",
         "acet.mixed=true@zoom",
-        "atom.mixed=true+weight=6+steps=7+first_weight=6@settle@conv6wide",
+        "atom.mixed=true+weight=6+steps=7+first_weight=6@fast@conv6wide",
     )
 )
 PARTS = {"val": "held out", "test": "test"}

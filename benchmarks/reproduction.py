@@ -52,14 +52,13 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Stored:
-    """Records of one suite, network and training seed, one for each key.
+    """Records of one suite, network, schedule and training seed, one for each key.
 
     Attributes:
         suite: Name of the suite.
         records: Records by detector, perturbation, preset and OOD set: of detectors with the
-            published hyper-parameters, or with a mixed training attack besides, or taught by a
-            schedule that shows outliers otherwise, and of the published radius, on the most
-            images.
+            published hyper-parameters, or with a mixed training attack besides, and of the
+            published radius, on the most images.
         results: Gives their scores.
     """
 
@@ -96,9 +95,9 @@ def stored(
     """
     known = suite_called(suite)
     assert known is not None
-    usual = schedule or known.schedule
-    if usual not in known.schedules:
-        raise ValueError(f"no schedule {usual}; {suite} has {', '.join(known.schedules)}")
+    schedule = schedule or known.schedule
+    if schedule not in known.schedules:
+        raise ValueError(f"no schedule {schedule}; {suite} has {', '.join(known.schedules)}")
     wanted = {
         "side": "ood",
         "network": network or known.network,
@@ -110,12 +109,9 @@ def stored(
     for record in all_records:
         if any(record[name] != value for name, value in wanted.items()):
             continue
-        alike = known.schedules.get(record["schedule"]["name"])
-        if alike is None or alike.without_outliers != known.schedules[usual].without_outliers:
+        if record["schedule"]["name"] != schedule or record["eps"] not in (None, EPS):
             continue
-        if record["eps"] not in (None, EPS):
-            continue
-        detector = shown_as(record, usual)
+        detector = shown_as(record)
         if detector is None:
             continue
         key = (detector, *(record[k] for k in ("perturbation", "preset", "set")))
@@ -128,20 +124,17 @@ def stored(
     return Stored(suite, found, results)
 
 
-def shown_as(record: Record, schedule: str) -> str | None:
+def shown_as(record: Record) -> str | None:
     """Return the name of a record's row; None where it has parameters of its own.
 
-    Behind the detector stands "mixed", where its training attack is, and another schedule than
-    the usual one, where it was taught with outliers; of the published detectors these alone have a
-    pool among their digests.
+    Behind the detector stands "mixed", where its training attack is.
     """
     name: str = record["detector"]
     params = dict(record["params"])
     words = [name] + [MIXED] * bool(params.pop(MIXED, False))
     if canonical_json(params) != published_params(record["suite"], name):
         return None
-    by = record["schedule"]["name"]
-    return " ".join(words) + (f" ({by})" if by != schedule and "pool" in record["digests"] else "")
+    return " ".join(words)
 
 
 def _size(record: Record) -> tuple[int, int]:
@@ -181,7 +174,7 @@ def beside(found: Stored) -> Iterator[str]:
         headers = ["detector", "published"]
         headers += [f"{preset}: {title}" for preset in ("paper", "standard") for title in titles]
         kept = [0] + [i for i in range(1, len(headers)) if any(row[i] for row in rows)]
-        yield f"### {'natural' if attack == 'none' else attack}\n"
+        yield f"#### {'natural' if attack == 'none' else attack}\n"
         yield _table([[row[i] for i in kept] for row in rows], [headers[i] for i in kept])
         yield ""
         yield from _sizes(found, attack)
@@ -238,8 +231,8 @@ def means(found: Stored, attack: str, preset: str) -> dict[str, float]:
 def tiers(found: Stored, preset: str) -> Iterator[str]:
     """Yield what the claimed order comes to under each attack, and whether it holds.
 
-    A line for each way in which those taught with attacked images were taught: as published,
-    mixed, by another schedule.
+    A line for each way in which those taught with attacked images were taught: as published, or
+    mixed.
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
@@ -270,18 +263,13 @@ def ways(rows: Iterable[str]) -> list[str]:
     return ["", *sorted(found - {""})]
 
 
-def nearest_row(detector: str, way: str, rows: Container[str]) -> str | None:
-    """Return a detector's row of a way of teaching, or the nearest to it that there is.
+def row_of(detector: str, way: str, rows: Container[str]) -> str | None:
+    """Return a detector's row beside those of a way of teaching; None if there is none.
 
-    Those that can be taught with a mixed attack have that row or none. Of the others, nearest to it
-    is the same schedule, then the usual one.
+    Those that can be taught with a mixed attack have a row of each way, the others one of all.
     """
-    if detector in (*TIERS[0], *TIERS[1]):
-        near = [way]
-    else:
-        near = list(dict.fromkeys((way.removeprefix(MIXED).strip(), "")))
-    there = [row for words in near if (row := f"{detector} {words}".strip()) in rows]
-    return there[0] if there else None
+    row = f"{detector} {way}".strip() if detector in (*TIERS[0], *TIERS[1]) else detector
+    return row if row in rows else None
 
 
 def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
@@ -406,7 +394,7 @@ def order_holds(between: Sequence[Gap], lacking: Sequence[str]) -> str:
 def agreement(found: Stored) -> Iterator[str]:
     """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
 
-    A line for each way of teaching, whose rows are those of `nearest_row`; and another for each
+    A line for each way of teaching, whose rows are those of `row_of`; and another for each
     without the detectors whose published score is another than their own.
     """
     column = published().query("suite == @found.suite and perturbation == 'none'")
@@ -414,7 +402,7 @@ def agreement(found: Stored) -> Iterator[str]:
     mean = means(found, "none", "standard")
     chosen: dict[tuple[str, ...], None] = {}
     for way in ways(mean):
-        rows = [row for name in theirs.index if (row := nearest_row(name, way, mean))]
+        rows = [row for name in theirs.index if (row := row_of(name, way, mean))]
         own = [row for row in rows if named(row)[0] not in OTHER_SCORES]
         chosen |= {tuple(each): None for each in (rows, own) if len(each) >= 3}
     if not chosen:
@@ -466,26 +454,18 @@ def winners(found: Stored) -> Iterator[str]:
         yield "No corruption is stored yet."
 
 
-def page(found: Stored, seed: int) -> str:
-    """Return the figures of the page in markdown."""
+def figures_of(found: Stored) -> str:
+    """Return the figures of one schedule in markdown."""
     lines = [
-        f"FPR@95 / AUROC in percent, seed {seed}, means over OOD sets. Under `paper` both are as"
-        " published: of float32 scores that saturate, CCU's of its inner network, ROWL's of its"
-        " decision.",
-        "",
         *beside(found),
-        "### Order",
-        "",
-        "By mean AUROC over " + ", ".join(COMPARED) + ", claimed highest first. Intervals are of"
-        f" {DRAWS:,} paired bootstraps over images; neither the spread over trainings nor that of"
-        " the published column is in them.",
+        "#### Order",
         "",
         *tiers(found, "paper"),
         *tiers(found, "standard"),
         "",
         *agreement(found),
         "",
-        "### Which corruption is the worst",
+        "#### Which corruption is the worst",
         "",
         *winners(found),
         "",
@@ -493,23 +473,53 @@ def page(found: Stored, seed: int) -> str:
     return "\n".join(lines)
 
 
+def page(each: Mapping[str, Stored], seed: int) -> str:
+    """Return the figures of the page in markdown.
+
+    Args:
+        each: What is stored, by the name of the schedule.
+        seed: Training seed of all.
+    """
+    lines = [
+        f"FPR@95 / AUROC in percent, seed {seed}, means over OOD sets. Under `paper` both are as"
+        " published: of float32 scores that saturate, CCU's of its inner network, ROWL's of its"
+        " decision.",
+        "",
+        "Orders are by mean AUROC over " + ", ".join(COMPARED) + ", claimed highest first."
+        f" Intervals are of {DRAWS:,} paired bootstraps over images; neither the spread over"
+        " trainings nor that of the published column is in them.",
+        "",
+    ]
+    for schedule, found in each.items():
+        lines += [f"### Taught with `{schedule}`", "", figures_of(found)]
+    return "\n".join(lines)
+
+
+def every_schedule(
+    root: Path, suite: str, network: str | None = None, seed: int = 0
+) -> dict[str, Stored]:
+    """Return what is stored by schedule, that of the most detectors first.
+
+    Raises:
+        ValueError: If two records have the same claim to a place.
+    """
+    known = suite_called(suite)
+    assert known is not None
+    found = {name: stored(root, suite, network, name, seed) for name in known.schedules}
+    there = {name: each for name, each in found.items() if each.records}
+    return dict(sorted(there.items(), key=lambda item: -len(item[1].detectors)))
+
+
 def main() -> None:
     """Print the figures; with --write put them into the page."""
     parser = argparse.ArgumentParser(description="our figures beside the published ones")
     parser.add_argument("--suite", default="cifar10")
     parser.add_argument("--network", help="the suite's own by default")
-    parser.add_argument("--schedule", help="the suite's own by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=shipped_results())
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md")
     arguments = parser.parse_args()
-    found = stored(
-        arguments.results,
-        arguments.suite,
-        arguments.network,
-        arguments.schedule,
-        arguments.seed,
-    )
+    found = every_schedule(arguments.results, arguments.suite, arguments.network, arguments.seed)
     text = page(found, arguments.seed)
     print(text)
     if arguments.write:

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--networks", default="conv6,conv6wide")
     parser.add_argument("--detectors", default="msp,atom")
     parser.add_argument("--suite", default="cifar10")
-    parser.add_argument("--schedule", default="settle")
+    parser.add_argument("--schedule", default="fast")
     parser.add_argument("--steps", type=int, default=12, help="of each training")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", help="such as cpu or cuda:0")

@@ -6,7 +6,7 @@ from typing import Any
 
 from oodbench.images import Archive, Card, ImageSet
 from oodbench.imported import ImportedSet
-from oodbench.published.suite import FAST, ZOOM, PublishedSuite
+from oodbench.published.suite import FAST, PublishedSuite
 from oodbench.schedule import PAPER, Schedule
 
 
@@ -17,6 +17,7 @@ def _as_they_are(schedule: Schedule) -> Schedule:
         flip=False,
         crop_padding=0,
         cutout_side=0,
+        cutout_share=1.0,
         pool_flip=schedule.flip,
         pool_padding=schedule.crop_padding,
     )
@@ -65,7 +66,6 @@ class Svhn(PublishedSuite):
         default_factory=lambda: {
             "fast": _as_they_are(FAST),
             "paper": _as_they_are(replace(PAPER, epochs=20)),
-            "zoom": _as_they_are(ZOOM),
         }
     )
     # All as published, but for the directions of CCU's metric: see there.
