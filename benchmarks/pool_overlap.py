@@ -33,7 +33,8 @@ from oodbench.threat import LEVELS
 from oodbench.trainer import build, train
 from oodbench.workbench import Workbench
 
-SUITE, DETECTOR, POOLS = "cifar10", "oe", ("tinyimagenet", "tinyimagenet_all")
+SUITE, DETECTOR, SCHEDULE = "cifar10", "oe", "whole"
+POOLS = ("tinyimagenet", "tinyimagenet_all")
 SETS = ("svhn", "textures", "miniplaces", "isun", "cifar100")
 NEAR = ("cifar100",)
 _BATCH = 500
@@ -42,10 +43,10 @@ _BATCH = 500
 def taught(bench: Workbench, spec: PluginSpec, pool: str, epochs: int, folder: Path) -> Model:
     """Return the network taught with a pool."""
     suite = bench.suite(SUITE)
-    training = bench.taught(spec, SUITE, suite.schedule, suite.network, 0)
+    training = bench.taught(spec, SUITE, SCHEDULE, suite.network, 0)
     request = replace(
         bench.training_request(training),
-        schedule=replace(bench.schedule(SUITE, suite.schedule), epochs=epochs),
+        schedule=replace(bench.schedule(SUITE, SCHEDULE), epochs=epochs),
         pool=bench.images(SUITE, pool, "train"),
     )
     assert request.pool is not None

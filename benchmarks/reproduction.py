@@ -28,6 +28,7 @@ from oodbench.leaderboard.selection import Selection, load
 from oodbench.paired import DRAWS, Scored, draws
 from oodbench.plots.source import Results
 from oodbench.published import EPS, published
+from oodbench.schedule import Schedule
 from oodbench.views import ALL, suite_called, views
 
 ATTACKS = ("none", "corruption", "linf", "compositional")
@@ -52,13 +53,14 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Stored:
-    """Records of one suite, network, schedule and training seed, one for each key.
+    """Records of one suite, network and training seed, one for each key.
 
     Attributes:
         suite: Name of the suite.
         records: Records by detector, perturbation, preset and OOD set: of detectors with the
-            published hyper-parameters, or with a mixed training attack besides, and of the
-            published radius, on the most images.
+            published hyper-parameters, or with a mixed training attack besides, or taught by a
+            schedule that shows outliers otherwise, and of the published radius, on the most
+            images.
         results: Gives their scores.
     """
 
@@ -95,9 +97,9 @@ def stored(
     """
     known = suite_called(suite)
     assert known is not None
-    schedule = schedule or known.schedule
-    if schedule not in known.schedules:
-        raise ValueError(f"no schedule {schedule}; {suite} has {', '.join(known.schedules)}")
+    usual = schedule or known.schedule
+    if usual not in known.schedules:
+        raise ValueError(f"no schedule {usual}; {suite} has {', '.join(known.schedules)}")
     wanted = {
         "side": "ood",
         "network": network or known.network,
@@ -109,9 +111,12 @@ def stored(
     for record in all_records:
         if any(record[name] != value for name, value in wanted.items()):
             continue
-        if record["schedule"]["name"] != schedule or record["eps"] not in (None, EPS):
+        alike = known.schedules.get(record["schedule"]["name"])
+        if alike is None or alike.without_outliers != known.schedules[usual].without_outliers:
             continue
-        detector = shown_as(record)
+        if record["eps"] not in (None, EPS):
+            continue
+        detector = shown_as(record, usual)
         if detector is None:
             continue
         key = (detector, *(record[k] for k in ("perturbation", "preset", "set")))
@@ -124,17 +129,20 @@ def stored(
     return Stored(suite, found, results)
 
 
-def shown_as(record: Record) -> str | None:
+def shown_as(record: Record, schedule: str) -> str | None:
     """Return the name of a record's row; None where it has parameters of its own.
 
-    Behind the detector stands "mixed", where its training attack is.
+    Behind the detector stands "mixed", where its training attack is, and another schedule than
+    the usual one, where it was taught with outliers; of the published detectors these alone have a
+    pool among their digests.
     """
     name: str = record["detector"]
     params = dict(record["params"])
     words = [name] + [MIXED] * bool(params.pop(MIXED, False))
     if canonical_json(params) != published_params(record["suite"], name):
         return None
-    return " ".join(words)
+    by = record["schedule"]["name"]
+    return " ".join(words) + (f" ({by})" if by != schedule and "pool" in record["digests"] else "")
 
 
 def _size(record: Record) -> tuple[int, int]:
@@ -231,8 +239,8 @@ def means(found: Stored, attack: str, preset: str) -> dict[str, float]:
 def tiers(found: Stored, preset: str) -> Iterator[str]:
     """Yield what the claimed order comes to under each attack, and whether it holds.
 
-    A line for each way in which those taught with attacked images were taught: as published, or
-    mixed.
+    A line for each way in which those taught with attacked images were taught: as published,
+    mixed, by another schedule.
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
@@ -258,18 +266,25 @@ def named(row: str) -> tuple[str, str]:
 
 
 def ways(rows: Iterable[str]) -> list[str]:
-    """Return the ways of teaching of those taught with attacked images, the published first."""
-    found = {way for name, way in map(named, rows) if name in (*TIERS[0], *TIERS[1])}
-    return ["", *sorted(found - {""})]
+    """Return the ways of teaching of those taught with attacked images, in order.
 
-
-def row_of(detector: str, way: str, rows: Container[str]) -> str | None:
-    """Return a detector's row beside those of a way of teaching; None if there is none.
-
-    Those that can be taught with a mixed attack have a row of each way, the others one of all.
+    That of publication is "", and the only one where none of them is measured.
     """
-    row = f"{detector} {way}".strip() if detector in (*TIERS[0], *TIERS[1]) else detector
-    return row if row in rows else None
+    return sorted({way for name, way in map(named, rows) if name in (*TIERS[0], *TIERS[1])}) or [""]
+
+
+def nearest_row(detector: str, way: str, rows: Container[str]) -> str | None:
+    """Return a detector's row of a way of teaching, or the nearest to it that there is.
+
+    Those that can be taught with a mixed attack have that row or none. Of the others, nearest to it
+    is the same schedule, then the usual one.
+    """
+    if detector in (*TIERS[0], *TIERS[1]):
+        near = [way]
+    else:
+        near = list(dict.fromkeys((way.removeprefix(MIXED).strip(), "")))
+    there = [row for words in near if (row := f"{detector} {words}".strip()) in rows]
+    return there[0] if there else None
 
 
 def claimed(mean: Mapping[str, float], way: str) -> list[dict[str, float]]:
@@ -394,7 +409,7 @@ def order_holds(between: Sequence[Gap], lacking: Sequence[str]) -> str:
 def agreement(found: Stored) -> Iterator[str]:
     """Yield Kendall's τ of natural mean AUROCs with the published ones, and its interval.
 
-    A line for each way of teaching, whose rows are those of `row_of`; and another for each
+    A line for each way of teaching, whose rows are those of `nearest_row`; and another for each
     without the detectors whose published score is another than their own.
     """
     column = published().query("suite == @found.suite and perturbation == 'none'")
@@ -402,7 +417,7 @@ def agreement(found: Stored) -> Iterator[str]:
     mean = means(found, "none", "standard")
     chosen: dict[tuple[str, ...], None] = {}
     for way in ways(mean):
-        rows = [row for name in theirs.index if (row := row_of(name, way, mean))]
+        rows = [row for name in theirs.index if (row := nearest_row(name, way, mean))]
         own = [row for row in rows if named(row)[0] not in OTHER_SCORES]
         chosen |= {tuple(each): None for each in (rows, own) if len(each) >= 3}
     if not chosen:
@@ -495,19 +510,26 @@ def page(each: Mapping[str, Stored], seed: int) -> str:
     return "\n".join(lines)
 
 
-def every_schedule(
+def by_schedule(
     root: Path, suite: str, network: str | None = None, seed: int = 0
 ) -> dict[str, Stored]:
-    """Return what is stored by schedule, that of the most detectors first.
+    """Return what is stored by the schedule of its rows, in the order of the suite.
+
+    Schedules that differ in nothing but how outliers are shown stand together, under the first.
 
     Raises:
-        ValueError: If two records have the same claim to a place.
+        ValueError: If nothing is stored, or two records have the same claim to a place.
     """
     known = suite_called(suite)
     assert known is not None
-    found = {name: stored(root, suite, network, name, seed) for name in known.schedules}
+    alike: dict[Schedule, str] = {}
+    for name, schedule in known.schedules.items():
+        alike.setdefault(schedule.without_outliers, name)
+    found = {name: stored(root, suite, network, name, seed) for name in alike.values()}
     there = {name: each for name, each in found.items() if each.records}
-    return dict(sorted(there.items(), key=lambda item: -len(item[1].detectors)))
+    if not there:
+        raise ValueError(f"no record of {suite}, seed {seed}, in {root}")
+    return there
 
 
 def main() -> None:
@@ -519,7 +541,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=shipped_results())
     parser.add_argument("--write", action="store_true", help="write docs/reproduction.md")
     arguments = parser.parse_args()
-    found = every_schedule(arguments.results, arguments.suite, arguments.network, arguments.seed)
+    found = by_schedule(arguments.results, arguments.suite, arguments.network, arguments.seed)
     text = page(found, arguments.seed)
     print(text)
     if arguments.write:

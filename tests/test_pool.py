@@ -284,6 +284,10 @@ def test_how_outliers_are_shown_is_nothing_to_a_recipe_without_them(
     assert one != other
     assert bench.start(one) == bench.start(other) == taught("msp", "fast")
     assert bench.start(taught("msp", "zoom")) is None
+    # Stored results of plain networks are found by these names.
+    cifar10 = with_settings([PluginSpec("detectors", "msp")], [])[0]
+    for name, found in {"fast": "fast", "zoom": "zoom", "whole": "zoom"}.items():
+        assert bench.taught(cifar10, "cifar10", name, "conv6", 0).schedule == found
 
 
 LATER = """

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from oodbench.api import Places
+from oodbench.audit.storing import belongs, find_audits, read_audit, record_path
 from oodbench.files import shipped_results
 from oodbench.leaderboard.parting import parted
 from oodbench.plan import Plan, Request, make_plan
 from oodbench.plots.source import Results
-from oodbench.records import find_records, read_record, read_scores
+from oodbench.records import arrays_digest, find_records, read_named, read_record, read_scores
 from oodbench.registry import entries, load
 from oodbench.store import tensors_digest
 
@@ -101,14 +102,22 @@ def test_everything_that_ships_is_small_and_whole() -> None:
         if weights.exists():
             assert tensors_digest(load_file(weights)) == known["digest"]
         else:
-            cards_alone.add((card.parts[-4], known["identity"]["recipe"]["name"]))
+            taught = known["identity"]
+            cards_alone.add((taught["recipe"]["name"], taught["schedule"]["name"]))
         shipped[known["digest"]] = known["facts"]
         assert 0.8 < known["facts"]["held_out"]["accuracy"] <= 1, card
     # Too large to ship; their cards say how they were taught, and their records hold scores.
-    recipes = ("DensityAware", "OutlierExposure", "SelfLabelledOutliers")
-    assert cards_alone == {("cifar10", recipe) for recipe in recipes}
+    assert cards_alone == {
+        ("DensityAware", "zoom"),
+        ("MinedAdversarialOutliers", "whole"),
+        ("OutlierExposure", "whole"),
+        ("OutlierExposure", "zoom"),
+        ("SelfLabelledOutliers", "zoom"),
+    }
+    of_id = set()
     for path in find_records(ROOT):
         record = read_record(path)
+        of_id.add((path.parents[1], record["digests"]["id_scores"]))
         assert record["digests"]["weights"] in shipped, path
         pool = shipped[record["digests"]["weights"]].get("pool", {})
         own = set(record["notes"])
@@ -116,6 +125,11 @@ def test_everything_that_ships_is_small_and_whole() -> None:
             pool["note"],
             f"outlier pool {pool['name']}: {pool['note']}",
         }
+    for path in find_audits(ROOT):
+        assert belongs(read_audit(path), read_record(record_path(path))), path
+    for path in ROOT.glob("*/*/*/id--*.npz"):
+        arrays, _ = read_named(path, path.parents[2])
+        assert (path.parent, arrays_digest(arrays)) in of_id, f"no record stands on {path}"
 
 
 @pytest.mark.parametrize("suite", ["mini", "cifar10"])

@@ -91,9 +91,9 @@ def test_the_order_is_of_all_tiers() -> None:
         return text
 
     mean = {"atom": 0.9, "acet": 0.8, "oe": 0.2}
-    mean |= dict.fromkeys(("msp", "odin", "mahalanobis", "sofl", "ccu", "ntom"), 0.1)
+    mean |= dict.fromkeys(("msp", "odin", "mahalanobis", "sofl", "ccu", "ntom (zoom)"), 0.1)
     assert said(mean) == said(mean, (0.01, 0.2)) == "The order holds."
-    assert said({**mean, "ntom": 0.85}) == "The order does not hold."
+    assert said({**mean, "ntom (zoom)": 0.85}) == "The order does not hold."
     assert said({**mean, "acet": 0.95}) == "The order does not hold."
     assert said({**mean, "acet": 0.95}, (-0.1, -0.01)) == "The order does not hold."
     assert said(mean, (-0.01, 0.2)) == "These images do not decide the order."
@@ -109,21 +109,29 @@ def test_neighbours_are_the_nearest_rows_of_two_tiers() -> None:
     assert reproduction.neighbours(claim) == [("b", "d", pytest.approx(0.2))]
 
 
-def test_detectors_without_a_training_attack_have_one_row_for_all_ways() -> None:
-    rows = {"msp", "oe", "atom", "atom mixed", "acet"}
+def test_the_nearest_row_of_a_detector_without_attack_is_of_the_same_schedule() -> None:
+    rows = {"msp", "oe", "oe (zoom)", "ntom (zoom)", "atom", "atom mixed (zoom)", "acet"}
     for way, wanted in {
         "": {"msp": "msp", "oe": "oe", "ntom": None, "atom": "atom", "acet": "acet"},
-        "mixed": {"msp": "msp", "oe": "oe", "ntom": None, "atom": "atom mixed", "acet": None},
+        "mixed": {"msp": "msp", "oe": "oe", "ntom": None, "atom": None, "acet": None},
+        "mixed (zoom)": {
+            "msp": "msp",
+            "oe": "oe (zoom)",
+            "ntom": "ntom (zoom)",
+            "atom": "atom mixed (zoom)",
+            "acet": None,
+        },
     }.items():
-        assert {name: reproduction.row_of(name, way, rows) for name in wanted} == wanted
+        assert {name: reproduction.nearest_row(name, way, rows) for name in wanted} == wanted
 
 
 def test_each_way_of_teaching_has_an_order_of_its_own() -> None:
-    mean = {"acet mixed": 0.6, "atom": 0.5, "atom mixed": 0.7}
-    below = {"msp": 0.2, "oe": 0.3}
+    mean = {"acet mixed (zoom)": 0.6, "atom": 0.5, "atom mixed": 0.1, "atom mixed (zoom)": 0.7}
+    below = {"msp": 0.2, "oe (zoom)": 0.3}
     for way, wanted in {
         "": [{"atom": 0.5}, {}, below],
-        "mixed": [{"atom mixed": 0.7}, {"acet mixed": 0.6}, below],
+        "mixed": [{"atom mixed": 0.1}, {}, below],
+        "mixed (zoom)": [{"atom mixed (zoom)": 0.7}, {"acet mixed (zoom)": 0.6}, below],
     }.items():
         assert reproduction.claimed(mean | below, way) == wanted
 
@@ -133,20 +141,21 @@ def test_each_way_of_teaching_has_an_agreement_of_its_own(
 ) -> None:
     table = published().query("suite == 'cifar10'").assign(suite="mini")
     monkeypatch.setattr(reproduction, "published", lambda: table)
-    shown = {"msp": "msp", "odin": "odin", "atom": "atom", "ntom": "ntom", "oe": "atom mixed"}
+    shown = {"msp": "msp", "odin": "odin", "atom": "atom", "ntom": "ntom (zoom)"}
+    shown |= {"oe": "atom mixed (zoom)"}
     records = {
         (shown[key[0]], *key[1:]): record for key, record in mini.records.items() if key[0] in shown
     }
-    usual, mixed = reproduction.agreement(replace(mini, records=records))
-    assert "4 detectors (msp, odin, ntom, atom)" in usual
-    assert "4 detectors (msp, odin, ntom, atom mixed)" in mixed
+    usual, zoomed = reproduction.agreement(replace(mini, records=records))
+    assert "3 detectors (msp, odin, atom)" in usual
+    assert "4 detectors (msp, odin, ntom (zoom), atom mixed (zoom))" in zoomed
     theirs = table.query("perturbation == 'none'").set_index("detector")["auroc"]
     ours = reproduction.means(mini, "none", "standard")
     expected = kendalltau(
         [ours[name] for name in ("msp", "odin", "oe", "ntom")],
         theirs[["msp", "odin", "atom", "ntom"]],
     )
-    assert f": {expected.statistic:.2f} (p {expected.pvalue:.2g} against none)" in mixed
+    assert f": {expected.statistic:.2f} (p {expected.pvalue:.2g} against none)" in zoomed
 
 
 def test_the_interval_of_a_gap_is_that_of_resampled_images(mini: Any) -> None:
@@ -224,18 +233,27 @@ def test_the_page_that_ships_is_of_the_records_that_ship() -> None:
     def without_intervals(text: str) -> list[str]:
         return [line.partition("95 % interval")[0] for line in text.strip().splitlines()]
 
-    found = reproduction.every_schedule(shipped_results(), "cifar10")
+    found = reproduction.by_schedule(shipped_results(), "cifar10")
     figures = reproduction.PAGE.read_text(encoding="utf-8").split(reproduction.MARK)[1]
     assert without_intervals(figures) == without_intervals(reproduction.page(found, 0))
 
 
-def test_what_one_schedule_taught_is_never_shown_with_what_another_did() -> None:
-    found = reproduction.every_schedule(shipped_results(), "cifar10")
-    for name, each in found.items():
-        assert {record["schedule"]["name"] for record in each.records.values()} == {name}
-    counts = [len(each.detectors) for each in found.values()]
-    assert counts == sorted(counts, reverse=True)
-    assert list(reproduction.every_schedule(shipped_results(), "mini")) == ["fast"]
+def test_schedules_that_differ_in_more_than_outliers_are_shown_apart() -> None:
+    found = reproduction.by_schedule(shipped_results(), "cifar10")
+    shown = {
+        name: {record["schedule"]["name"] for record in each.records.values()}
+        for name, each in found.items()
+    }
+    assert shown == {"fast": {"fast"}, "zoom": {"zoom", "whole"}}
+    assert "oe (whole)" in found["zoom"].detectors
+    assert list(reproduction.by_schedule(shipped_results(), "mini")) == ["fast"]
+    with pytest.raises(ValueError, match="no record of cifar10, seed 1, in "):
+        reproduction.by_schedule(shipped_results(), "cifar10", seed=1)
+
+
+def test_ways_of_teaching_are_those_measured() -> None:
+    assert reproduction.ways(["msp", "oe (whole)"]) == [""]
+    assert reproduction.ways(["msp", "acet mixed", "atom (whole)"]) == ["(whole)", "mixed"]
 
 
 def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: Path) -> None:
@@ -286,8 +304,13 @@ def test_a_training_attack_that_was_not_published_has_a_row_of_its_own(
             "suite": "cifar10",
             "detector": "atom",
             "params": usual | changed,
+            "schedule": {"name": "fast"},
+            "digests": {"pool": "a"},
         }
-        assert reproduction.shown_as(record) == row
+        assert reproduction.shown_as(record, "fast") == row
+        assert reproduction.shown_as(record, "zoom") == (row and f"{row} (fast)")
+        without = record | {"digests": {}}
+        assert reproduction.shown_as(without, "zoom") == row
     records = {
         (name, *key[1:]): record
         for key, record in mini.records.items()

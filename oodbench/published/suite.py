@@ -1,7 +1,7 @@
 """What the three suites of the paper have in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from oodbench.images import Suite
 from oodbench.schedule import PAPER, Schedule
@@ -26,7 +26,8 @@ So short a training underfits: it wants images moved less, and a decay that acts
 CIFAR-10 from 84.9 to 86.2 %; a decay of 5e-4 to 2e-3 made no difference, and left a smaller gap to
 training. Kernels that start in order (see `Conv6`) then had 87.2 %. The number of epochs was
 raised from 16 to 24 for an accuracy of 88 %, and that was read off test images: three trainings of
-the plain network had 87.7, 87.8 and 88.1 % of them. What each change does alone was not measured.
+the plain network, with holes to the end, had 87.7, 87.8 and 88.1 % of them. What each change does
+alone was not measured.
 
 Borders of zeros and holes under an attack are flat in clean images alone, and a detector taught
 with attacked outliers learns to look for that. Holes are therefore cut last, and borders mirrored.
@@ -38,11 +39,9 @@ does was not tried.
 
 Holes keep a network from learning its images by heart. One that has to withstand an attack as well
 is far from that (benchmarks/one_more_epoch.md), so the last quarter of epochs cuts none. How long
-they are best cut was not tried.
+they are best cut was not tried, nor was it asked what is best for detectors without a training
+attack; the plain network has 89.2 % of the test images, and 88.9 with holes to the end.
 """
-
-ZOOM = replace(FAST, cutout_share=1.0)
-"""`FAST` with holes to the end, as it was before: reference results that are not taught anew."""
 
 _STAND_INS = {
     "places365": "miniplaces",
@@ -68,7 +67,7 @@ class PublishedSuite(Suite):
     pool: str = "tinyimagenet"
     network: str = "conv6"
     schedules: Mapping[str, Schedule] = field(
-        default_factory=lambda: {"fast": FAST, "paper": PAPER, "zoom": ZOOM}
+        default_factory=lambda: {"fast": FAST, "paper": PAPER}
     )
     stand_ins: Mapping[str, str] = field(default_factory=lambda: dict(_STAND_INS))
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_GROUPS))
