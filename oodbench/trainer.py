@@ -311,8 +311,8 @@ class _Loop:
         training, recipe = self._training, self._recipe
         training.epoch, training.step = epoch, 0
         right = seen = 0
-        for batch in self._batches(stage):
-            batch = recipe.prepare(training, batch)
+        for drawn in self._batches(stage):
+            batch = recipe.prepare(training, drawn)
             training.network.train()
             with training.autocast():
                 inputs = training.with_holes(torch.cat([batch.images, batch.outliers]))
@@ -327,7 +327,7 @@ class _Loop:
             right += int((known[:, : training.classes].argmax(1) == batch.labels).sum())
             seen += len(batch.labels)
             task.advance(
-                len(batch.labels) * (1 + stage.outliers_per_image),
+                len(drawn.labels) * (1 + stage.outliers_per_image),
                 f"loss {loss.item():.2f}, accuracy {100 * right / seen:.0f} %",
             )
             training.step += 1

@@ -989,11 +989,16 @@ class Counting(Progress):
         self.total += amount
 
 
-@pytest.mark.parametrize("recipe", [Plain(), TwoStages()], ids=["plain", "two-stages"])
+@pytest.mark.parametrize(
+    "recipe",
+    # The last shows every image twice.
+    [Plain(), TwoStages(), AdversarialBackground(outliers_per_image=0.5)],
+    ids=["plain", "two-stages", "copies"],
+)
 def test_progress_ends_at_its_total(recipe: Recipe, tmp_path: Path) -> None:
     progress = Counting()
     checkpoint = tmp_path / "x.checkpoint"
-    asked = request(recipe, start=start_tensors())
+    asked = request(recipe, start=None if recipe.start_from is None else start_tensors())
     train(asked, CPU, checkpoint, progress)
     assert progress.done == progress.total
     train(asked, CPU, checkpoint, progress)  # all is resumed
