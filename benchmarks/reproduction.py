@@ -244,7 +244,7 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
-        for way in ways(mean):
+        for way in ways(mean) if mean else []:
             there = claimed(mean, way)
             parts = [
                 ", ".join(f"{row} {100 * of:.2f}" for row, of in tier.items()) for tier in there
