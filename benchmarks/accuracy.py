@@ -18,9 +18,8 @@ from oodbench.trainer import Trained
 ROWS = ",".join(
     (
         "msp",
-        "atom",
         "msp@zoom",
-        "ntom@zoom",
+        "rowl@zoom",
         "atom.mixed=true@zoom",
         "acet.mixed=true@zoom",
         "atom.mixed=true+weight=6+steps=7+first_weight=6@fast@conv6wide",

@@ -18,8 +18,8 @@ from oodbench.plugins import PluginSpec, resolved, with_settings
 
 STEPS, EPS = 40, 8
 """Gradient steps of a look, and the radius of the ball in levels of 0 to 255."""
-DETECTORS = "oe,atom"
-"""Rows of a look that are not named."""
+DETECTORS = "rowl@zoom,atom.mixed=true@zoom"
+"""Rows of a look that are not named: of networks that ship."""
 _BATCH = 250
 
 

@@ -216,7 +216,7 @@ def test_the_weights_that_ship_do_without_the_pool(
     more: tuple[str, ...], told: bool, call: Any, tmp_path: Path
 ) -> None:
     places = ("--data-root", tmp_path, "--store", tmp_path, "--results", tmp_path)
-    asked = ("--suite", "cifar10", "--detector", "msp,ntom", "--schedule", "zoom")
+    asked = ("--suite", "cifar10", "--detector", "msp,rowl", "--schedule", "zoom")
     result = call("run", *asked, *places, *more)
     assert result.code == 2
     assert f"not in {tmp_path}: cifar10" in result.err

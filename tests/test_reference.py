@@ -110,6 +110,7 @@ def test_everything_that_ships_is_small_and_whole() -> None:
     assert cards_alone == {
         ("DensityAware", "zoom"),
         ("MinedAdversarialOutliers", "whole"),
+        ("MinedOutliers", "zoom"),
         ("OutlierExposure", "whole"),
         ("OutlierExposure", "zoom"),
         ("SelfLabelledOutliers", "zoom"),
