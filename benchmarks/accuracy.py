@@ -1,7 +1,8 @@
 """How often are images classified right, of all test images and of those held out of training?
 
 Records are of a part of the test images, of which accuracy is told to two points. Networks that
-ship are used as they are; CIFAR-10 must have been imported.
+ship are used as they are, and are the rows by default; the page has others too, measured as they
+were taught. CIFAR-10 must have been imported.
 
     python benchmarks/accuracy.py --write
 """

@@ -6,7 +6,7 @@ the image and from blocks of noise; what `linf` leaves, its fallback included; a
 signs, which nobody sees, do to the score of in-distribution images. CIFAR-10 and the outlier pool
 must have been imported.
 
-    python benchmarks/noise_mark.py --rows oe@whole,atom@whole,atom,atom.mixed=true@zoom --write
+    python benchmarks/noise_mark.py --rows rowl@zoom,atom.mixed=true@zoom --write
 """
 
 from __future__ import annotations

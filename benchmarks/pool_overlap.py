@@ -127,10 +127,10 @@ def main() -> None:
             rows.append([pool, f"{len(bench.images(SUITE, pool, 'train')):,}", *found])
     headers = ["pool", "outliers", "accuracy", *SETS, "with a twin", "without"]
     about = (
-        f"{DETECTOR} on {SUITE}, {arguments.epochs} epochs, one training a pool: accuracy and"
-        f" AUROC in percent of {len(test):,} test images against {arguments.images:,} of each"
-        " set; the last two are means over all sets but cifar100, of in-distribution images of"
-        " classes that the whole pool has too, and of the others."
+        f"{DETECTOR}@{SCHEDULE} on {SUITE}, {arguments.epochs} epochs, one training a pool:"
+        f" accuracy and AUROC in percent of {len(test):,} test images against {arguments.images:,}"
+        " of each set; the last two are means over all sets but cifar100, of in-distribution images"
+        " of classes that the whole pool has too, and of the others."
     )
     title = "What do outliers of in-distribution classes teach?"
     show(__file__, title, about, rows, headers, write=arguments.write)

@@ -5,7 +5,7 @@ enlarged, natural and after 40 gradient steps in the ball; and of in-distributio
 same way, which a detector of contents would accept. CIFAR-10 and the outlier pool must have been
 imported.
 
-    python benchmarks/pool_sharpness.py --rows oe@whole,atom@whole,atom,atom.mixed=true@zoom --write
+    python benchmarks/pool_sharpness.py --rows rowl@zoom,atom.mixed=true@zoom --write
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from oodbench.files import shipped_results
 from oodbench.identity import canonical_json
+from oodbench.images import Suite
 from oodbench.leaderboard.beside import published_params
 from oodbench.leaderboard.parting import parted
 from oodbench.leaderboard.selection import Selection, load
@@ -42,6 +43,8 @@ OTHER_SCORES = ("ccu", "rowl")
 """Published by another score than their own: an inner network (D1), a decision (Q3)."""
 MIXED = "mixed"
 """A field of detectors taught with attacked images; it stands behind the name of their rows."""
+FEWEST = 5
+"""Detectors of a correlation: of four even perfect agreement is not beyond chance (p 0.083)."""
 UNSEEN = 5e-5
 """Half of the last digit that is shown."""
 MARK = "<!-- figures: python benchmarks/reproduction.py --write -->"
@@ -79,6 +82,13 @@ class Stored:
         return {key[3]: record for key, record in self.records.items() if key[:3] == wanted}
 
 
+def _suite(name: str) -> Suite:
+    known = suite_called(name)
+    if known is None:
+        raise ValueError(f"no suite {name}")
+    return known
+
+
 def stored(
     root: Path, suite: str, network: str | None = None, schedule: str | None = None, seed: int = 0
 ) -> Stored:
@@ -95,8 +105,7 @@ def stored(
         ValueError: If the suite has no such schedule, or two records have the same claim to a
             place.
     """
-    known = suite_called(suite)
-    assert known is not None
+    known = _suite(suite)
     usual = schedule or known.schedule
     if usual not in known.schedules:
         raise ValueError(f"no schedule {usual}; {suite} has {', '.join(known.schedules)}")
@@ -244,7 +253,7 @@ def tiers(found: Stored, preset: str) -> Iterator[str]:
     """
     for attack in ("linf", "compositional"):
         mean = means(found, attack, preset)
-        for way in ways(mean) if mean else []:
+        for way in ways(mean):
             there = claimed(mean, way)
             parts = [
                 ", ".join(f"{row} {100 * of:.2f}" for row, of in tier.items()) for tier in there
@@ -268,9 +277,9 @@ def named(row: str) -> tuple[str, str]:
 def ways(rows: Iterable[str]) -> list[str]:
     """Return the ways of teaching of those taught with attacked images, in order.
 
-    That of publication is "", and the only one where none of them is measured.
+    That of publication is "".
     """
-    return sorted({way for name, way in map(named, rows) if name in (*TIERS[0], *TIERS[1])}) or [""]
+    return sorted({way for name, way in map(named, rows) if name in (*TIERS[0], *TIERS[1])})
 
 
 def nearest_row(detector: str, way: str, rows: Container[str]) -> str | None:
@@ -416,12 +425,12 @@ def agreement(found: Stored) -> Iterator[str]:
     theirs = column.set_index("detector")["auroc"]
     mean = means(found, "none", "standard")
     chosen: dict[tuple[str, ...], None] = {}
-    for way in ways(mean):
+    for way in ways(mean) or [""]:
         rows = [row for name in theirs.index if (row := nearest_row(name, way, mean))]
         own = [row for row in rows if named(row)[0] not in OTHER_SCORES]
-        chosen |= {tuple(each): None for each in (rows, own) if len(each) >= 3}
+        chosen |= {tuple(each): None for each in (rows, own) if len(each) >= FEWEST}
     if not chosen:
-        yield f"Kendall's τ needs three detectors on {', '.join(COMPARED)}."
+        yield f"Kendall's τ needs {FEWEST} detectors on {', '.join(COMPARED)}."
     for rows in chosen:
         ours = np.array([mean[row] for row in rows])
         yield f"- {tau_line(found, rows, ours, np.array([theirs[named(row)[0]] for row in rows]))}"
@@ -520,8 +529,7 @@ def by_schedule(
     Raises:
         ValueError: If nothing is stored, or two records have the same claim to a place.
     """
-    known = suite_called(suite)
-    assert known is not None
+    known = _suite(suite)
     alike: dict[Schedule, str] = {}
     for name, schedule in known.schedules.items():
         alike.setdefault(schedule.without_outliers, name)

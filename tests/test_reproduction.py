@@ -141,19 +141,19 @@ def test_each_way_of_teaching_has_an_agreement_of_its_own(
 ) -> None:
     table = published().query("suite == 'cifar10'").assign(suite="mini")
     monkeypatch.setattr(reproduction, "published", lambda: table)
-    shown = {"msp": "msp", "odin": "odin", "atom": "atom", "ntom": "ntom (zoom)"}
-    shown |= {"oe": "atom mixed (zoom)"}
+    shown = {name: name for name in ("msp", "odin", "mahalanobis", "sofl", "atom")}
+    shown |= {"ntom": "ntom (zoom)", "oe": "atom mixed (zoom)"}
     records = {
         (shown[key[0]], *key[1:]): record for key, record in mini.records.items() if key[0] in shown
     }
     usual, zoomed = reproduction.agreement(replace(mini, records=records))
-    assert "3 detectors (msp, odin, atom)" in usual
-    assert "4 detectors (msp, odin, ntom (zoom), atom mixed (zoom))" in zoomed
+    assert "5 detectors (msp, odin, mahalanobis, sofl, atom)" in usual
+    assert "6 detectors (msp, odin, mahalanobis, sofl, ntom (zoom), atom mixed (zoom))" in zoomed
     theirs = table.query("perturbation == 'none'").set_index("detector")["auroc"]
     ours = reproduction.means(mini, "none", "standard")
     expected = kendalltau(
-        [ours[name] for name in ("msp", "odin", "oe", "ntom")],
-        theirs[["msp", "odin", "atom", "ntom"]],
+        [ours[name] for name in ("msp", "odin", "mahalanobis", "sofl", "oe", "ntom")],
+        theirs[["msp", "odin", "mahalanobis", "sofl", "atom", "ntom"]],
     )
     assert f": {expected.statistic:.2f} (p {expected.pvalue:.2g} against none)" in zoomed
 
@@ -225,7 +225,7 @@ def test_too_few_detectors_have_no_agreement(mini: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(reproduction, "published", lambda: table)
     two = {key: record for key, record in mini.records.items() if key[0] in ("msp", "oe")}
     (told,) = reproduction.agreement(replace(mini, records=two))
-    assert told == "Kendall's τ needs three detectors on flower, digits."
+    assert told == "Kendall's τ needs 5 detectors on flower, digits."
 
 
 def test_the_page_that_ships_is_of_the_records_that_ship() -> None:
@@ -252,7 +252,7 @@ def test_schedules_that_differ_in_more_than_outliers_are_shown_apart() -> None:
 
 
 def test_ways_of_teaching_are_those_measured() -> None:
-    assert reproduction.ways(["msp", "oe (whole)"]) == [""]
+    assert reproduction.ways(["msp", "oe (whole)"]) == []
     assert reproduction.ways(["msp", "acet mixed", "atom (whole)"]) == ["(whole)", "mixed"]
 
 
