@@ -50,7 +50,7 @@ class _Images(ImportedSet):
 
 
 ZOOM = replace(FAST, cutout_share=1.0)
-"""`FAST` with holes to the end: by it reference results of all detectors were taught."""
+"""`FAST` with holes to the end: most reference results were taught by it."""
 
 WHOLE = replace(ZOOM, pool_zoom=1.0)
 """`ZOOM` with outliers as they are: what sharpness gives away; docs/reproduction.md."""

@@ -211,13 +211,23 @@ def test_nobody_is_told_to_get_a_pool_that_stored_weights_do_without(
     assert ("tinyimagenet" in result.err) == (not alike)
 
 
+WIDE = "mixed=true weight=6 steps=7 first_weight=6"
+
+
 @pytest.mark.parametrize(("more", "told"), [((), False), (("--seed", "1"), True)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "--detector msp,rowl --schedule zoom",
+        f"--detector atom --network conv6wide --set atom.{' --set atom.'.join(WIDE.split())}",
+    ],
+    ids=["zoom", "wide"],
+)
 def test_the_weights_that_ship_do_without_the_pool(
-    more: tuple[str, ...], told: bool, call: Any, tmp_path: Path
+    asked: str, more: tuple[str, ...], told: bool, call: Any, tmp_path: Path
 ) -> None:
     places = ("--data-root", tmp_path, "--store", tmp_path, "--results", tmp_path)
-    asked = ("--suite", "cifar10", "--detector", "msp,rowl", "--schedule", "zoom")
-    result = call("run", *asked, *places, *more)
+    result = call("run", "--suite", "cifar10", *asked.split(), *places, *more)
     assert result.code == 2
     assert f"not in {tmp_path}: cifar10" in result.err
     assert ("tinyimagenet" in result.err) == told
