@@ -47,8 +47,7 @@ class MinedAdversarialOutliers(MinedOutliers):
         """Return one stage, at a rate that falls from half the schedule's where it goes on."""
         if self.first_weight is not None:
             # The rates of a new start would undo much of what the first training did.
-            rate = schedule.learning_rate / 2
-            schedule = replace(schedule, policy="cosine", learning_rate=rate)
+            schedule = replace(schedule.at_rate(schedule.learning_rate / 2), policy="cosine")
         return super().stages(schedule)
 
     def prepare(self, training: Training, batch: Batch) -> Batch:

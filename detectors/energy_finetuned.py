@@ -37,9 +37,8 @@ class EnergyMargins(Recipe):
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
         """Return one short stage of doubled batches at a low, cosine learning rate."""
         tuning = replace(
-            schedule,
+            schedule.at_rate(self.learning_rate),
             epochs=self.epochs,
-            learning_rate=self.learning_rate,
             batch_size=doubled_batch(schedule),
             policy="cosine",
             weight_decay=self.weight_decay,

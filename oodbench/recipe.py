@@ -91,7 +91,10 @@ class Recipe(ABC):
         return {}
 
     def parameter_groups(self, training: "Training") -> Iterable[dict[str, Any]]:
-        """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``."""
+        """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``.
+
+        One with an ``lr`` goes by SGD, kernels too, whatever the schedule has for these.
+        """
         return [{"params": list(training.network.parameters())}]
 
     def start(self, training: "Training") -> None:

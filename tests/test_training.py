@@ -258,6 +258,10 @@ def test_a_schedule_without_holes_has_the_identity_it_had_before_there_were_any(
         {"pool_zoom": 1.5},
         {"cutout_share": 0.0},
         {"cutout_share": 1.5},
+        {"kernel_rate": -0.1},
+        {"kernel_rate": float("nan")},
+        {"kernel_decay": -0.1},
+        {"kernel_decay": float("inf")},
     ],
     ids=str,
 )
@@ -699,8 +703,6 @@ def test_a_recipe_with_outliers_without_a_pool_is_told_so(recipe: Recipe) -> Non
 
 
 def rates(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    import oodbench.trainer as trainer
-
     log: list[float] = []
 
     class Spy(torch.optim.SGD):
@@ -708,7 +710,7 @@ def rates(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> list[float]:
             log.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    monkeypatch.setattr(trainer, "SGD", Spy)
+    monkeypatch.setattr("oodbench.optimiser.SGD", Spy)
     train(request(Plain(), schedule), CPU)
     return log
 
@@ -804,8 +806,6 @@ def start_tensors() -> dict[str, Tensor]:
 def test_stages_modules_rates_and_constraints_go_through_the_one_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import oodbench.trainer as trainer
-
     start = start_tensors()
     rates: list[tuple[float, ...]] = []
 
@@ -814,7 +814,7 @@ def test_stages_modules_rates_and_constraints_go_through_the_one_loop(
             rates.append(tuple(group["lr"] for group in self.param_groups))
             return super().step(closure)
 
-    monkeypatch.setattr(trainer, "SGD", Spy)
+    monkeypatch.setattr("oodbench.optimiser.SGD", Spy)
     recipe = TwoStages()
     trained = train(request(recipe, start=start), CPU)
     steps = [(8, 0), (8, 0), (4, 0)]
@@ -882,8 +882,15 @@ def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path
     )
     start = None
     if recipe.start_from is not None:
-        # With all that the weights which ship were taught with.
-        schedule = replace(schedule, pool_zoom=0.25, cutout_side=5, cutout_share=0.75)
+        # With all that `fast` has.
+        schedule = replace(
+            schedule,
+            pool_zoom=0.25,
+            cutout_side=5,
+            cutout_share=0.75,
+            kernel_rate=0.05,
+            kernel_decay=0.02,
+        )
         start = train(request(recipe.start_from, schedule), CPU).tensors()
     asked = request(recipe, schedule, start=start)
     whole = train(asked, CPU).tensors()
@@ -1037,6 +1044,30 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
     torch.save(state, checkpoint)
     with pytest.raises(ValueError, match="was written on cpu in float32"):
         train(request(Plain(), replace(FAST, precision="bfloat16")), CPU, checkpoint)
+
+
+def test_a_checkpoint_of_a_time_with_one_optimiser_is_gone_on_from(tmp_path: Path) -> None:
+    whole = train(request(Plain()), CPU).tensors()
+    checkpoint = tmp_path / "x.checkpoint"
+    import oodbench.trainer as trainer
+
+    run_epoch = trainer._Loop.run_epoch
+
+    def first_alone(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
+        if epoch == 1:
+            raise Stop
+        run_epoch(self, stage, epoch, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._Loop, "run_epoch", first_alone)
+        with pytest.raises(Stop):
+            train(request(Plain()), CPU, checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    (state["scheduler"],) = state["optimiser"]["rates"]
+    (state["optimiser"],) = state["optimiser"]["optimisers"]
+    torch.save(state, checkpoint)
+    resumed = train(request(Plain()), CPU, checkpoint).tensors()
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
 def test_what_comes_before_the_first_step_counts_among_the_seconds(

@@ -28,6 +28,7 @@ HARNESS = [
     "mining",
     "model",
     "network",
+    "optimiser",
     "perturbation",
     "randomness",
     "recipe",
