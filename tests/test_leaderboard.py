@@ -420,7 +420,8 @@ def several(add: Add) -> None:
             add(detector=detector, seed=seed)
             add(detector=detector, seed=seed, **LINF)
     add(detector="oe", seed=0, **LINF | {"eps": "4/255"})
-    add(suite="other", network="wide", preset="paper", detector="atom")
+    longer = TEMPLATE["schedule"] | {"name": "long", "epochs": 1000}
+    add(suite="other", network="wide", schedule=longer, preset="paper", detector="atom")
 
 
 @pytest.mark.parametrize(
@@ -429,6 +430,9 @@ def several(add: Add) -> None:
         ("--suite tiny", {"msp", "oe"}, {"none", "linf 8/255", "linf 4/255"}),
         ("--suite other", {"atom"}, {"none"}),
         ("--network wide", {"atom"}, {"none"}),
+        ("--schedule long", {"atom"}, {"none"}),
+        ("--schedule fast --attack linf --seed 2", {"msp", "oe"}, {"linf 8/255"}),
+        ("--schedule fast,long --attack none", {"atom", "msp", "oe"}, {"none"}),
         ("--preset paper", {"atom"}, {"none"}),
         ("--detector msp,atom", {"msp", "atom"}, {"none", "linf 8/255"}),
         ("--detector all --preset paper", {"atom"}, {"none"}),
@@ -459,6 +463,7 @@ def test_a_filter_of_seeds_gives_their_mean(several: None, board: Any) -> None:
         ("--suite nope", "--suite nope: {root} has other, tiny"),
         ("--detector msp,nope", "--detector nope: {root} has atom, msp, oe"),
         ("--network nope", "--network nope: {root} has conv3, wide"),
+        ("--schedule nope", "--schedule nope: {root} has fast, long"),
         ("--preset nope", "--preset nope: {root} has paper, standard"),
         ("--seed 7", "--seed 7: {root} has 0, 2, 10"),
         ("--attack lnf", "--attack lnf: {root} has linf, none"),

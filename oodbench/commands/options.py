@@ -88,6 +88,9 @@ def record_options(function: F) -> F:
             click.option(
                 "--network", "networks", multiple=True, help="Networks: names, comma lists."
             ),
+            click.option(
+                "--schedule", "schedules", multiple=True, help="Schedules: names, comma lists."
+            ),
             click.option("--preset", "presets", multiple=True, help="Presets: standard, paper."),
             click.option(
                 "--detector", "detectors", multiple=True, help="Detectors: names, comma lists."
@@ -117,6 +120,7 @@ def selected(
     *,
     suites: tuple[str, ...],
     networks: tuple[str, ...],
+    schedules: tuple[str, ...],
     presets: tuple[str, ...],
     detectors: tuple[str, ...],
     seeds: tuple[str, ...],
@@ -139,6 +143,7 @@ def selected(
     return Selection(
         suites=names(suites, "--suite"),
         networks=names(networks, "--network"),
+        schedules=names(schedules, "--schedule"),
         presets=names(presets, "--preset"),
         detectors=names(detectors, "--detector"),
         seeds=whole_numbers(seeds, "--seed"),

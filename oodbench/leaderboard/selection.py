@@ -25,6 +25,8 @@ class Selection:
         seeds: Training seeds.
         eps: Radii such as ``8/255``; perturbations without a radius are always in.
         networks: Names of networks.
+        schedules: Names of training schedules; what is taught without outliers goes by one name
+            where schedules differ in these alone.
         sets: Names of OOD sets.
         attacks: Names of perturbations; ``all`` is every one.
     """
@@ -35,6 +37,7 @@ class Selection:
     seeds: Collection[int] = ()
     eps: Collection[str] = ()
     networks: Collection[str] = ()
+    schedules: Collection[str] = ()
     sets: Collection[str] = ()
     attacks: Collection[str] = ()
 
@@ -51,6 +54,7 @@ class Selection:
         filters: dict[str, Collection[Any]] = {
             "suite": self.suites,
             "network": self.networks,
+            "schedule": self.schedules,
             "preset": self.presets,
             "detector": () if _ALL in self.detectors else self.detectors,
             "seed": self.seeds,
@@ -58,22 +62,27 @@ class Selection:
             "ood": self.sets,
             "attack": () if _ALL in self.attacks else self.attacks,
         }
-        fields = {"ood": "set", "attack": "perturbation"}
         chosen, before = list(records), ""
         for option, wanted in filters.items():
             if not wanted:
                 continue
-            field = fields.get(option, option)
-            known = {record[field] for record in chosen} - {None}
+            known = {_value(record, option) for record in chosen} - {None}
             for value in wanted:
                 if value not in known:
                     there = ", ".join(map(str, sorted(known, key=natural))) or "none"
                     scope = f" for{before}" if before else ""
                     raise RequestError(f"--{option} {value}: {where} has {there}{scope}")
             # What has no radius is the same whatever the radius.
-            chosen = [record for record in chosen if record[field] in (*wanted, None)]
+            chosen = [record for record in chosen if _value(record, option) in (*wanted, None)]
             before += f" --{option} {','.join(map(str, wanted))}"
         return chosen
+
+
+def _value(record: Record, option: str) -> Any:
+    """Return what a record has of that which an option chooses."""
+    if option == "schedule":
+        return record["schedule"]["name"]
+    return record[{"ood": "set", "attack": "perturbation"}.get(option, option)]
 
 
 def results_folder(

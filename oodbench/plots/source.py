@@ -174,7 +174,7 @@ def opened(asked: Asked) -> Results:
         left = others[0] if len(others) == 1 else f"{len(others)}, see `oodbench leaderboard`"
         notes.append(
             f"of {len(tables)} tables this is {first}; left out: {left};"
-            " --suite, --network, --preset, --results choose"
+            " --suite, --network, --schedule, --preset, --results choose"
         )
     images = table.sets
     pool = [
