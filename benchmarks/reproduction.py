@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 from tabulate import tabulate
 
 from oodbench.files import shipped_results
-from oodbench.identity import canonical_json
+from oodbench.identity import canonical_json, parameters
 from oodbench.images import Suite
 from oodbench.leaderboard.beside import published_params
 from oodbench.leaderboard.parting import parted
@@ -102,8 +102,8 @@ def stored(
         seed: Training seed.
 
     Raises:
-        ValueError: If the suite has no such schedule, or two records have the same claim to a
-            place.
+        ValueError: If the suite has no such schedule, if a record is of another than has its name
+            now, or if two records have the same claim to a place.
     """
     known = _suite(suite)
     usual = schedule or known.schedule
@@ -120,9 +120,15 @@ def stored(
     for record in all_records:
         if any(record[name] != value for name, value in wanted.items()):
             continue
-        alike = known.schedules.get(record["schedule"]["name"])
+        name = record["schedule"]["name"]
+        alike = known.schedules.get(name)
         if alike is None or alike.without_outliers != known.schedules[usual].without_outliers:
             continue
+        if record["schedule"] != {"name": name, **parameters(alike)}:
+            raise ValueError(
+                f"a record of {record['detector']} is of another {name} than {suite} has now; take"
+                f" it out of {root}"
+            )
         if record["eps"] not in (None, EPS):
             continue
         detector = shown_as(record, usual)

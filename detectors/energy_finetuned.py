@@ -37,11 +37,15 @@ class EnergyMargins(Recipe):
     def stages(self, schedule: Schedule) -> tuple[Stage, ...]:
         """Return one short stage of doubled batches at a low, cosine learning rate."""
         tuning = replace(
-            schedule.at_rate(self.learning_rate),
+            schedule,
             epochs=self.epochs,
+            learning_rate=self.learning_rate,
             batch_size=doubled_batch(schedule),
             policy="cosine",
             weight_decay=self.weight_decay,
+            # Steps of Muon are as long however little there is to mend.
+            kernel_rate=0.0,
+            kernel_decay=0.0,
         )
         return (Stage(tuning, self.outliers_per_image),)
 

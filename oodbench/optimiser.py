@@ -15,19 +15,23 @@ class StageOptimiser:
     """What moves the parameters of a stage of a training, at the rates of its schedule.
 
     Args:
-        groups: Parameter groups; each may have ``lr`` and ``weight_decay``.
+        groups: Parameter groups; one with ``lr`` or ``weight_decay`` goes by SGD, kernels too.
         schedule: Schedule of the stage.
         steps: Steps of the whole stage.
+
+    Raises:
+        ValueError: If a parameter is in several groups.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], schedule: Schedule, steps: int) -> None:
         groups = [{**group, "params": list(group["params"])} for group in groups]
         self._parameters = [p for group in groups for p in group["params"]]
+        if len(set(map(id, self._parameters))) < len(self._parameters):
+            raise ValueError("a parameter is in several groups of the optimiser")
         kernels: list[nn.Parameter] = []
         if schedule.kernel_rate:
-            # A group with a rate of its own is not taught as the network is.
             for group in groups:
-                if "lr" not in group:
+                if not {"lr", "weight_decay"} & group.keys():
                     kernels += filter(_is_kernel, group["params"])
                     group["params"] = [p for p in group["params"] if not _is_kernel(p)]
         self._sgd = SGD(

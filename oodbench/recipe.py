@@ -93,7 +93,7 @@ class Recipe(ABC):
     def parameter_groups(self, training: "Training") -> Iterable[dict[str, Any]]:
         """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``.
 
-        One with an ``lr`` goes by SGD, kernels too, whatever the schedule has for these.
+        One that has goes by SGD, kernels too, whatever the schedule has for these.
         """
         return [{"params": list(training.network.parameters())}]
 

@@ -28,7 +28,7 @@ class Schedule:
             ``cosine`` (from the learning rate to 0).
         milestones: Shares of the epochs after which a ``step`` policy divides by 10.
         momentum: Nesterov momentum.
-        weight_decay: L2 penalty on all parameters.
+        weight_decay: L2 penalty on all parameters that go by gradient descent.
         flip: Whether images are mirrored with probability one half.
         crop_padding: Padding in pixels before a random crop; 0 for none.
         pool_views: Augmented views of the outlier pool an epoch.
@@ -45,8 +45,9 @@ class Schedule:
             each stage, where a recipe has several, and a part of an epoch counts as a whole one.
         padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that
             no flat border tells images from attacked ones.
-        kernel_rate: Peak learning rate of Muon, by which kernels of convolutions are taught, with
-            the same policy and momentum; 0 to teach them as all else.
+        kernel_rate: Peak learning rate of Muon, by which kernels of convolutions (parameters of
+            four dimensions) are taught, with the same policy and momentum; it computes its steps in
+            bfloat16 whatever the precision; 0 to teach them as all else.
         kernel_decay: Weight decay of those kernels, decoupled from the gradient: a step takes away
             the rate times this share of a kernel; no unit.
 
@@ -93,6 +94,9 @@ class Schedule:
                 raise ValueError(f"{name} must be a share in (0, 1], not {getattr(self, name)}")
         if self.kernel_rate and not self.learning_rate:
             raise ValueError("learning_rate must be positive where kernel_rate is")
+        if self.kernel_decay and not self.kernel_rate:
+            # It would be another identity, and hours of training, for the same weights.
+            raise ValueError("kernel_decay has no effect without kernel_rate; leave it out")
         if not self.momentum < 1:
             raise ValueError(f"momentum must be less than 1, not {self.momentum}")
         for name, known in (

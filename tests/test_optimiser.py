@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,9 @@ def convolution(out: int, inputs: int, seed: int = 0) -> nn.Conv2d:
 def with_gradients(module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        drawn = torch.randn(parameter.shape, generator=generator)
+        # Gradients lie in memory as the parameters do.
+        parameter.grad = torch.empty_like(parameter).copy_(drawn)
 
 
 @pytest.mark.parametrize(("out", "inputs"), [(6, 4), (40, 2)], ids=["wide", "tall"])
@@ -90,15 +93,48 @@ def test_kernels_go_by_muon_of_torch_and_all_else_by_its_sgd() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_group_with_a_rate_of_its_own_has_no_kernels_for_muon() -> None:
+@pytest.mark.parametrize(("own", "rate", "decay"), [("lr", 0.5, 0.0), ("weight_decay", 0.1, 0.5)])
+def test_a_group_with_a_rate_or_decay_of_its_own_has_no_kernels_for_muon(
+    own: str, rate: float, decay: float
+) -> None:
     layer = convolution(4, 3)
-    groups = [{"params": [nn.Parameter(torch.ones(1))]}, {"params": layer.parameters(), "lr": 0.5}]
+    groups = [{"params": [nn.Parameter(torch.ones(1))]}, {"params": layer.parameters(), own: 0.5}]
     optimiser = StageOptimiser(groups, replace(MUON, momentum=0.0, weight_decay=0.0), STEPS)
     before = layer.weight.detach().clone()
     with_gradients(layer, 0)
     assert layer.weight.grad is not None
     optimiser.step()
-    assert torch.allclose(layer.weight, before - 0.5 * layer.weight.grad)
+    assert torch.allclose(layer.weight, before - rate * (layer.weight.grad + decay * before))
+
+
+def test_a_parameter_is_moved_by_one_optimiser_alone() -> None:
+    layer = convolution(4, 3)
+    groups = [{"params": layer.parameters()}, {"params": [layer.weight], "lr": 0.5}]
+    with pytest.raises(ValueError, match="in several groups"):
+        StageOptimiser(groups, MUON, STEPS)
+
+
+def test_rates_of_kernels_follow_the_one_cycle_that_all_others_do() -> None:
+    layer = convolution(4, 3)
+    schedule = replace(MUON, policy="one_cycle", kernel_decay=0.0, momentum=0.0)
+    optimiser = StageOptimiser([{"params": layer.parameters()}], schedule, STEPS)
+    matrix = nn.Parameter(layer.weight.detach().flatten(1).clone())
+    muon = Muon([matrix], lr=0.0, momentum=0.0, weight_decay=0.0, nesterov=False)
+    # Smith & Topin as in torch: cosine from 1/25 of the peak to it at 30 %, then to 1/25e4 of it.
+    up, down = 0.3 * STEPS - 1, 0.7 * STEPS
+    for step in range(STEPS):
+        low, high, share = (
+            (1 / 25, 1.0, step / up) if step <= up else (1.0, 1 / 25e4, (step - up) / down)
+        )
+        muon.param_groups[0]["lr"] = 0.05 * (
+            high + (low - high) / 2 * (1 + math.cos(math.pi * share))
+        )
+        with_gradients(layer, step)
+        assert layer.weight.grad is not None
+        matrix.grad = layer.weight.grad.flatten(1).clone()
+        optimiser.step()
+        muon.step()  # type: ignore[no-untyped-call]
+        assert torch.allclose(layer.weight.flatten(1), matrix, atol=1e-6)
 
 
 def test_without_a_rate_for_kernels_all_go_by_sgd() -> None:
@@ -131,11 +167,11 @@ def test_weights_put_into_the_kernels_are_those_that_the_next_step_moves() -> No
     assert torch.equal(first.bias, second.bias)
 
 
-def test_stages_at_a_smaller_rate_slow_kernels_in_proportion() -> None:
+def test_stages_that_go_on_slow_kernels_in_proportion_or_tune_them_by_sgd() -> None:
     again = MinedAdversarialOutliers(weight=4.0, first_weight=6.0).stages(MUON)[0].schedule
     assert (again.learning_rate, again.kernel_rate) == (0.05, 0.025)
     tuned = EnergyMargins(learning_rate=0.001).stages(MUON)[0].schedule
-    assert (tuned.learning_rate, tuned.kernel_rate) == (0.001, pytest.approx(0.0005))
+    assert (tuned.learning_rate, tuned.kernel_rate, tuned.kernel_decay) == (0.001, 0, 0)
     assert Schedule().at_rate(0.5) == Schedule(learning_rate=0.5)
     assert Schedule(learning_rate=0.0).at_rate(0.5) == Schedule(learning_rate=0.5)
 
@@ -146,9 +182,11 @@ def test_a_schedule_of_sgd_alone_keeps_the_identity_that_it_had() -> None:
     assert (found["kernel_rate"], found["kernel_decay"]) == (0.05, 0.02)
 
 
-def test_a_schedule_for_kernels_alone_is_refused() -> None:
+def test_a_schedule_for_kernels_alone_or_a_decay_for_none_is_refused() -> None:
     with pytest.raises(ValueError, match="learning_rate must be positive where kernel_rate is"):
         Schedule(learning_rate=0.0, kernel_rate=0.05)
+    with pytest.raises(ValueError, match="kernel_decay has no effect without kernel_rate"):
+        Schedule(kernel_decay=0.05)
 
 
 def test_a_network_of_kernels_alone_leaves_sgd_nothing() -> None:

@@ -289,6 +289,9 @@ def test_other_radii_and_parameters_are_not_shown_and_more_images_win(tmp_path: 
     beside(4, n_ood=1000)
     with pytest.raises(ValueError, match="two records of msp, linf, standard, digits"):
         reproduction.stored(tmp_path, "mini")
+    beside(4, schedule=record["schedule"] | {"epochs": 1})
+    with pytest.raises(ValueError, match="msp is of another fast than mini has now"):
+        reproduction.stored(tmp_path, "mini")
 
 
 def test_a_training_attack_that_was_not_published_has_a_row_of_its_own(
