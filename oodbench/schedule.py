@@ -47,7 +47,8 @@ class Schedule:
             no flat border tells images from attacked ones.
         kernel_rate: Peak learning rate of Muon, by which kernels of convolutions (parameters of
             four dimensions) are taught, with the same policy and momentum; it computes its steps in
-            bfloat16 whatever the precision; 0 to teach them as all else.
+            bfloat16 whatever the precision; 0 to teach them as all else. It learns fast, a training
+            attack by heart too: docs/reproduction.md, "And another optimiser?".
         kernel_decay: Weight decay of those kernels, decoupled from the gradient: a step takes away
             the rate times this share of a kernel; no unit.
 
