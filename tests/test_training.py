@@ -32,7 +32,7 @@ from oodbench.recipe import Batch, Plain, Recipe, Stage
 from oodbench.schedule import Schedule
 from oodbench.scores import reject_class
 from oodbench.threat import farthest, to_float
-from oodbench.trainer import Trained, TrainingRequest, build, train
+from oodbench.trainer import Trained, TrainingRequest, _Loop, build, train
 from oodbench.training import (
     Augmented,
     DeviceImages,
@@ -876,50 +876,56 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
     ids=["plain", "oe", "atom", "atom taught twice"],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_muon", [False, True], ids=["sgd", "muon"])
+def test_the_recipes_resume_bit_for_bit(
+    recipe: Recipe, by_muon: bool, precision: str, tmp_path: Path
+) -> None:
     schedule = replace(
         FAST, epochs=3, policy="one_cycle", crop_padding=2, flip=True, precision=precision
     )
-    if recipe != OutlierExposure():
-        # With all that `fast` has.
-        schedule = replace(
-            schedule,
-            pool_zoom=0.25,
-            cutout_side=5,
-            cutout_share=0.75,
-            kernel_rate=0.05,
-            kernel_decay=0.02,
-        )
+    if by_muon:
+        schedule = replace(schedule, kernel_rate=0.05, kernel_decay=0.02)
     start = None
     if recipe.start_from is not None:
+        # With all that the weights which ship were taught with.
+        schedule = replace(schedule, pool_zoom=0.25, cutout_side=5, cutout_share=0.75)
         start = train(request(recipe.start_from, schedule), CPU).tensors()
     asked = request(recipe, schedule, start=start)
     whole = train(asked, CPU).tensors()
     checkpoint = tmp_path / "x.checkpoint"
+    cut_short(asked, checkpoint, before=2)
+    resumed = went_on(asked, checkpoint, epochs=[2])
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
-    import oodbench.trainer as trainer
 
-    run_epoch = trainer._Loop.run_epoch
+def cut_short(asked: TrainingRequest, checkpoint: Path, before: int) -> None:
+    """Stop a training when an epoch begins."""
+    run_epoch = _Loop.run_epoch
 
-    def until_second(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
-        if epoch == 2:
+    def until(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
+        if epoch == before:
             raise Stop
         run_epoch(self, stage, epoch, *rest)
 
-    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Loop, "run_epoch", until)
+        with pytest.raises(Stop):
+            train(asked, CPU, checkpoint)
+
+
+def went_on(asked: TrainingRequest, checkpoint: Path, epochs: list[int]) -> dict[str, Tensor]:
+    """Train from a checkpoint, which leaves these epochs to be run, and return what is learnt."""
+    run_epoch, ran = _Loop.run_epoch, []
 
     def noted(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
         ran.append(epoch)
         run_epoch(self, stage, epoch, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Loop, "run_epoch", until_second)
-        with pytest.raises(Stop):
-            train(asked, CPU, checkpoint)
-        patch.setattr(trainer._Loop, "run_epoch", noted)
-        resumed = train(asked, CPU, checkpoint).tensors()
-    assert ran == [2]
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+        patch.setattr(_Loop, "run_epoch", noted)
+        trained = train(asked, CPU, checkpoint)
+    assert ran == epochs
+    return trained.tensors()
 
 
 def test_what_goes_on_from_another_training_does_not_start_without_it() -> None:
@@ -1056,34 +1062,15 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_a_time_with_one_optimiser_is_gone_on_from(tmp_path: Path) -> None:
-    whole = train(request(Plain()), CPU).tensors()
+    asked = request(Plain())
+    whole = train(asked, CPU).tensors()
     checkpoint = tmp_path / "x.checkpoint"
-    import oodbench.trainer as trainer
-
-    run_epoch = trainer._Loop.run_epoch
-
-    def first_alone(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
-        if epoch == 1:
-            raise Stop
-        run_epoch(self, stage, epoch, *rest)
-
-    ran = []
-
-    def noted(self: Any, stage: Any, epoch: int, *rest: Any) -> None:
-        ran.append(epoch)
-        run_epoch(self, stage, epoch, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer._Loop, "run_epoch", first_alone)
-        with pytest.raises(Stop):
-            train(request(Plain()), CPU, checkpoint)
-        state = torch.load(checkpoint, weights_only=True)
-        (state["scheduler"],) = state["optimiser"]["rates"]
-        (state["optimiser"],) = state["optimiser"]["optimisers"]
-        torch.save(state, checkpoint)
-        patch.setattr(trainer._Loop, "run_epoch", noted)
-        resumed = train(request(Plain()), CPU, checkpoint).tensors()
-    assert ran == [1]
+    cut_short(asked, checkpoint, before=1)
+    state = torch.load(checkpoint, weights_only=True)
+    (state["scheduler"],) = state["optimiser"]["rates"]
+    (state["optimiser"],) = state["optimiser"]["optimisers"]
+    torch.save(state, checkpoint)
+    resumed = went_on(asked, checkpoint, epochs=[1])
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 

@@ -12,6 +12,8 @@ from oodbench.leaderboard.parting import Record
 from oodbench.records import find_records, read_record
 
 _ALL = "all"
+_FIELDS = {"ood": "set", "attack": "perturbation"}
+"""Fields of a record that are called otherwise than the option which chooses by them."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _value(record: Record, option: str) -> Any:
     """Return what a record has of that which an option chooses."""
     if option == "schedule":
         return record["schedule"]["name"]
-    return record[{"ood": "set", "attack": "perturbation"}.get(option, option)]
+    return record[_FIELDS.get(option, option)]
 
 
 def results_folder(
