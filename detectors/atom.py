@@ -27,6 +27,7 @@ class MinedAdversarialOutliers(MinedOutliers):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    rise: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
     first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
 
@@ -49,6 +50,13 @@ class MinedAdversarialOutliers(MinedOutliers):
             # The rates of a new start would undo much of what the first training did.
             schedule = replace(schedule.at_rate(schedule.learning_rate / 2), policy="cosine")
         return super().stages(schedule)
+
+    def weight_of_epoch(self, training: Training) -> float:
+        """Return λ of the current epoch, which goes from 1 to the weight in even steps."""
+        rising = self.rise * training.schedule.epochs
+        if training.epoch >= rising:
+            return self.weight
+        return 1 + (self.weight - 1) * training.epoch / rising
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Attack the second half of the outliers away from the reject class."""
@@ -85,6 +93,9 @@ class ATOM(RejectClass):
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
             ones from uniform noise as published, which a small network may learn to tell from
             images.
+        rise: Share of the epochs, from the first on, after which λ is what ``weight`` says, having
+            gone from 1 in even steps an epoch; no unit; 0 for the same λ from the start, which if
+            large may cost a network all that it knows while the learning rate rises.
         first_weight: λ of a whole training before this one, by the same schedule, from whose
             weights it goes on with a learning rate that falls from half the schedule's along a
             cosine, and shows what that one showed in the same order; None for none.
@@ -99,6 +110,7 @@ class ATOM(RejectClass):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
+    rise: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
     first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
 
@@ -106,6 +118,13 @@ class ATOM(RejectClass):
         check_quantile(self.quantile)
         at_least(self, 0, "weight", "first_weight")
         at_least(self, 1, "first_steps")
+        if not 0 <= self.rise <= 1:
+            raise ValueError(f"rise is a share of the epochs, 0 to 1, not {self.rise}")
+        if self.rise and self.weight == 1:
+            # It would be another identity, and hours of training, for the same weights.
+            raise ValueError("rise has no effect on a weight of 1; leave it out")
+        if self.rise and self.first_weight is not None:
+            raise ValueError("rise is of a training from scratch: leave first_weight out")
         if self.first_weight is None and self.first_steps != type(self).first_steps:
             raise ValueError("first_steps is of a training before this one: set first_weight too")
         attack_in_training(self)
@@ -122,6 +141,7 @@ class ATOM(RejectClass):
             steps=self.steps,
             step=self.step,
             mixed=self.mixed,
+            rise=self.rise,
             first_weight=self.first_weight,
             first_steps=self.first_steps,
         )

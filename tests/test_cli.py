@@ -45,6 +45,12 @@ BAD = {
         "--detector atom --set atom.mixed=true --set step=1",
         "step has no effect on a mixed attack",
     ),
+    "rise past the end": ("--detector atom --set weight=6 --set rise=1.5", "rise is a share"),
+    "rise to where it is": ("--detector atom --set rise=0.5", "rise has no effect"),
+    "rise after a first training": (
+        "--detector atom --set weight=6 --set rise=0.5 --set first_weight=6",
+        "leave first_weight out",
+    ),
     "negative weight of a first training": (
         "--detector atom --set first_weight=-1",
         "first_weight must be at least 0",

@@ -390,6 +390,29 @@ def test_the_loss_of_atom_is_two_mean_cross_entropies_over_all_logits() -> None:
         assert got.item() == pytest.approx(sum(known) / 2 + weight * sum(unknown) / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("final", [6.0, 0.5])
+def test_the_weight_of_atom_goes_evenly_from_1_and_then_stays(final: float) -> None:
+    known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
+    unknown = [lse(row) - row[3] for row in OUTLIERS.tolist()]
+    batch = Batch(torch.empty(0), LABELS, torch.empty(0))
+    recipe = ATOM(quantile=0, weight=final, rise=0.5).recipe
+    training = state(recipe, schedule=replace(FAST, epochs=8))
+    weights = []
+    for training.epoch in range(8):
+        loss = recipe.loss(training, batch, LOGITS, OUTLIERS).item()
+        weights.append((loss - sum(known) / 2) / (sum(unknown) / 3))
+    quarters = [1 + (final - 1) * share for share in (0, 0.25, 0.5, 0.75)]
+    assert weights == pytest.approx([*quarters, *[final] * 4], rel=1e-5)
+
+
+def test_a_weight_that_rises_is_another_recipe() -> None:
+    detector = ATOM(quantile=0, weight=6)
+    risen = replace(detector, rise=0.25)
+    assert risen.recipe != detector.recipe
+    assert "rise" not in parameters(detector) | parameters(detector.recipe)
+    assert parameters(risen)["rise"] == parameters(risen.recipe)["rise"] == 0.25
+
+
 def test_the_loss_of_outlier_exposure_adds_the_distance_from_uniform() -> None:
     known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
     unknown = [lse(row) - sum(row) / 4 for row in OUTLIERS.tolist()]
@@ -871,9 +894,10 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
         Plain(),
         OutlierExposure(),
         MinedAdversarialOutliers(),
+        MinedAdversarialOutliers(mixed=True, weight=6.0, rise=0.9),
         MinedAdversarialOutliers(mixed=True, weight=4.0, first_weight=6.0),
     ],
-    ids=["plain", "oe", "atom", "atom taught twice"],
+    ids=["plain", "oe", "atom", "atom of a rising weight", "atom taught twice"],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("by_muon", [False, True], ids=["sgd", "muon"])
