@@ -94,9 +94,10 @@ def main() -> None:
     # The next epoch, with the holes of the last one.
     side = before.schedule.cutout_side_of(before.schedule.epochs - 1)
     onward = replace(
-        before.schedule.at_rate(RATE),
+        before.schedule,
         epochs=1,
         policy="cosine",
+        learning_rate=RATE,
         cutout_side=side,
         cutout_share=1.0,
     )

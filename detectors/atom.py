@@ -48,7 +48,8 @@ class MinedAdversarialOutliers(MinedOutliers):
         """Return one stage, at a rate that falls from half the schedule's where it goes on."""
         if self.first_weight is not None:
             # The rates of a new start would undo much of what the first training did.
-            schedule = replace(schedule.at_rate(schedule.learning_rate / 2), policy="cosine")
+            rate = schedule.learning_rate / 2
+            schedule = replace(schedule, policy="cosine", learning_rate=rate)
         return super().stages(schedule)
 
     def weight_of_epoch(self, training: Training) -> float:

@@ -43,9 +43,6 @@ class EnergyMargins(Recipe):
             batch_size=doubled_batch(schedule),
             policy="cosine",
             weight_decay=self.weight_decay,
-            # Steps of Muon are as long however little there is to mend.
-            kernel_rate=0.0,
-            kernel_decay=0.0,
         )
         return (Stage(tuning, self.outliers_per_image),)
 

@@ -91,10 +91,7 @@ class Recipe(ABC):
         return {}
 
     def parameter_groups(self, training: "Training") -> Iterable[dict[str, Any]]:
-        """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``.
-
-        One that has goes by SGD, kernels too, whatever the schedule has for these.
-        """
+        """Return the optimiser's parameter groups; a group may have ``lr``, ``weight_decay``."""
         return [{"params": list(training.network.parameters())}]
 
     def start(self, training: "Training") -> None:

@@ -17,9 +17,6 @@ OUTLIER_FIELDS = ("pool_views", "pool_flip", "pool_padding", "pool_zoom")
 class Schedule:
     """A schedule of stochastic gradient descent with Nesterov momentum.
 
-    Where it has a rate for kernels, these go by Muon (Jordan et al., "Muon: an optimizer for hidden
-    layers in neural networks", 2024), whose steps change all directions of a kernel alike.
-
     Attributes:
         epochs: Passes over the in-distribution training images.
         learning_rate: Peak learning rate.
@@ -28,7 +25,7 @@ class Schedule:
             ``cosine`` (from the learning rate to 0).
         milestones: Shares of the epochs after which a ``step`` policy divides by 10.
         momentum: Nesterov momentum.
-        weight_decay: L2 penalty on all parameters that go by gradient descent.
+        weight_decay: L2 penalty on all parameters.
         flip: Whether images are mirrored with probability one half.
         crop_padding: Padding in pixels before a random crop; 0 for none.
         pool_views: Augmented views of the outlier pool an epoch.
@@ -45,12 +42,6 @@ class Schedule:
             each stage, where a recipe has several, and a part of an epoch counts as a whole one.
         padding_mode: ``zeros`` as published, or ``reflect``: the picture goes on mirrored, so that
             no flat border tells images from attacked ones.
-        kernel_rate: Peak learning rate of Muon, by which kernels of convolutions (parameters of
-            four dimensions) are taught, with the same policy and momentum; it computes its steps in
-            bfloat16 whatever the precision; 0 to teach them as all else. It learns fast, a training
-            attack by heart too: docs/reproduction.md, "And another optimiser?".
-        kernel_decay: Weight decay of those kernels, decoupled from the gradient: a step takes away
-            the rate times this share of a kernel; no unit.
 
     Raises:
         ValueError: If a field is none of these or out of range; it names the field.
@@ -73,8 +64,6 @@ class Schedule:
     pool_padding: int | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     pool_zoom: float = field(default=1.0, metadata=UNNAMED_AT_DEFAULT)
     cutout_share: float = field(default=1.0, metadata=UNNAMED_AT_DEFAULT)
-    kernel_rate: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
-    kernel_decay: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "pool_views", "crop_padding", "cutout_side"):
@@ -85,19 +74,15 @@ class Schedule:
                 raise ValueError(f"pool_padding must be a whole number, not {self.pool_padding!r}")
             at_least(self, 0, "pool_padding")
         at_least(self, 1, "epochs", "batch_size", "pool_views")
-        of_descent = ("learning_rate", "weight_decay", "kernel_rate", "kernel_decay")
-        at_least(self, 0, "crop_padding", "cutout_side", "momentum", *of_descent)
-        for name in of_descent:
+        at_least(
+            self, 0, "crop_padding", "cutout_side", "learning_rate", "momentum", "weight_decay"
+        )
+        for name in ("learning_rate", "weight_decay"):
             if not isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
         for name in ("pool_zoom", "cutout_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in (0, 1], not {getattr(self, name)}")
-        if self.kernel_rate and not self.learning_rate:
-            raise ValueError("learning_rate must be positive where kernel_rate is")
-        if self.kernel_decay and not self.kernel_rate:
-            # It would be another identity, and hours of training, for the same weights.
-            raise ValueError("kernel_decay has no effect without kernel_rate; leave it out")
         if not self.momentum < 1:
             raise ValueError(f"momentum must be less than 1, not {self.momentum}")
         for name, known in (
@@ -115,11 +100,6 @@ class Schedule:
         """Return the side of the holes that are cut in an epoch, counted from 0; 0 for none."""
         # 0.55 · 100 is 55.00000000000001 in floating point.
         return self.cutout_side if epoch < self.cutout_share * self.epochs - 1e-9 else 0
-
-    def at_rate(self, learning_rate: float) -> "Schedule":
-        """Return the schedule at another peak learning rate, that of kernels in proportion."""
-        share = learning_rate / self.learning_rate if self.kernel_rate else 1.0
-        return replace(self, learning_rate=learning_rate, kernel_rate=share * self.kernel_rate)
 
     @property
     def without_outliers(self) -> "Schedule":

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from oodbench.files import write_atomically
 from oodbench.images import Images
 from oodbench.network import Network, initialised
-from oodbench.optimiser import StageOptimiser
 from oodbench.progress import Progress, Task
 from oodbench.randomness import torch_generator
 from oodbench.recipe import Batch, Recipe, Stage
@@ -198,21 +199,23 @@ def train(
         for number, stage in enumerate(stages):
             if resumed and resumed["stage"] > number:
                 continue
-            optimiser = loop.start_stage(number)
+            optimiser, scheduler = loop.start_stage(number)
             if resumed and resumed["stage"] == number:
                 trained.load_tensors(resumed["tensors"])
                 optimiser.load_state_dict(resumed["optimiser"])
+                scheduler.load_state_dict(resumed["scheduler"])
                 training.facts.update(resumed["facts"])
             else:
                 first = 0
             for epoch in range(first, stage.schedule.epochs):
-                loop.run_epoch(stage, epoch, optimiser, task)
+                loop.run_epoch(stage, epoch, optimiser, scheduler, task)
                 if checkpoint is not None:
                     state = {
                         "stage": number,
                         "epoch": epoch,
                         "tensors": trained.tensors(),
                         "optimiser": optimiser.state_dict(),
+                        "scheduler": scheduler.state_dict(),
                         "facts": training.facts | {"seconds": seconds()},
                         "device": device.type,
                     }
@@ -235,10 +238,6 @@ def _load_checkpoint(path: Path | None) -> dict[str, Any] | None:
         # It holds nothing that training again does not bring back.
         path.unlink(missing_ok=True)
         return None
-    if "scheduler" in state:
-        # Of a time when one optimiser moved everything.
-        optimiser, rates = state["optimiser"], state.pop("scheduler")
-        state["optimiser"] = {"optimisers": [optimiser], "rates": [rates]}
     return state
 
 
@@ -287,13 +286,28 @@ class _Loop:
         """Return how many images an epoch shows, outliers among them."""
         return len(self._images) * (1 + stage.outliers_per_image)
 
-    def start_stage(self, number: int) -> StageOptimiser:
+    def start_stage(self, number: int) -> tuple[SGD, LRScheduler]:
         training, schedule = self._training, self._stages[number].schedule
         training.stage, training.schedule = number, schedule
+        optimiser = SGD(
+            self._recipe.parameter_groups(training),
+            lr=schedule.learning_rate,
+            momentum=schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            nesterov=schedule.momentum > 0,
+        )
         steps = schedule.epochs * self.steps_of_epoch(schedule)
-        return StageOptimiser(self._recipe.parameter_groups(training), schedule, steps)
+        if schedule.policy == "cosine":
+            return optimiser, CosineAnnealingLR(optimiser, steps)
+        if schedule.policy == "one_cycle":
+            peaks = [group["lr"] for group in optimiser.param_groups]
+            return optimiser, OneCycleLR(optimiser, peaks, total_steps=steps, cycle_momentum=False)
+        marks = [round(share * steps) for share in schedule.milestones]
+        return optimiser, MultiStepLR(optimiser, marks, gamma=0.1)
 
-    def run_epoch(self, stage: Stage, epoch: int, optimiser: StageOptimiser, task: Task) -> None:
+    def run_epoch(
+        self, stage: Stage, epoch: int, optimiser: SGD, scheduler: LRScheduler, task: Task
+    ) -> None:
         training, recipe = self._training, self._recipe
         training.epoch, training.step = epoch, 0
         right = seen = 0
@@ -305,9 +319,10 @@ class _Loop:
                 logits = training.network(inputs.contiguous(memory_format=torch.channels_last))
             known, unknown = logits.float().split([len(batch.images), len(batch.outliers)])
             loss = recipe.loss(training, batch, known, unknown)
-            optimiser.zero_grad()
+            optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            scheduler.step()
             recipe.after_step(training)
             right += int((known[:, : training.classes].argmax(1) == batch.labels).sum())
             seen += len(batch.labels)

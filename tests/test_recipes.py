@@ -185,6 +185,8 @@ def test_energy_fine_tuning_is_ten_epochs_from_the_plain_network_as_published() 
 def test_the_cosine_schedule_falls_from_its_rate_to_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import oodbench.trainer as trainer
+
     rates: list[float] = []
 
     class Spy(torch.optim.SGD):
@@ -192,7 +194,7 @@ def test_the_cosine_schedule_falls_from_its_rate_to_nothing(
             rates.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    monkeypatch.setattr("oodbench.optimiser.SGD", Spy)
+    monkeypatch.setattr(trainer, "SGD", Spy)
     train(request(Plain(), schedule=replace(FAST, policy="cosine")), CPU)
     expected = [0.025 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
     assert rates == pytest.approx(expected)

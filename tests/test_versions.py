@@ -28,7 +28,6 @@ HARNESS = [
     "mining",
     "model",
     "network",
-    "optimiser",
     "perturbation",
     "randomness",
     "recipe",
