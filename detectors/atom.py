@@ -53,9 +53,9 @@ class MinedAdversarialOutliers(MinedOutliers):
         return super().stages(schedule)
 
     def weight_of_epoch(self, training: Training) -> float:
-        """Return λ of the current epoch, which goes from 1 to the weight in even steps."""
+        """Return λ of the current epoch, which a training from scratch may begin at 1."""
         rising = self.rise * training.schedule.epochs
-        if training.epoch >= rising:
+        if self.first_weight is not None or training.epoch >= rising:
             return self.weight
         return 1 + (self.weight - 1) * training.epoch / rising
 
@@ -94,9 +94,10 @@ class ATOM(RejectClass):
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
             ones from uniform noise as published, which a small network may learn to tell from
             images.
-        rise: Share of the epochs, from the first on, after which λ is what ``weight`` says, having
-            gone from 1 in even steps an epoch; no unit; 0 for the same λ from the start, which if
-            large may cost a network all that it knows while the learning rate rises.
+        rise: Share of the epochs in which λ goes from 1 to what is said of it, in even steps an
+            epoch, of which a part counts as a whole one; no unit; in [0, 1); 0 for one λ from the
+            start, by which if large a network learns little at first. Of the first training, where
+            there are two.
         first_weight: λ of a whole training before this one, by the same schedule, from whose
             weights it goes on with a learning rate that falls from half the schedule's along a
             cosine, and shows what that one showed in the same order; None for none.
@@ -119,13 +120,11 @@ class ATOM(RejectClass):
         check_quantile(self.quantile)
         at_least(self, 0, "weight", "first_weight")
         at_least(self, 1, "first_steps")
-        if not 0 <= self.rise <= 1:
-            raise ValueError(f"rise is a share of the epochs, 0 to 1, not {self.rise}")
-        if self.rise and self.weight == 1:
+        if not 0 <= self.rise < 1:
+            raise ValueError(f"rise must be a share of the epochs in [0, 1), not {self.rise}")
+        if self.rise and (self.weight if self.first_weight is None else self.first_weight) == 1:
             # It would be another identity, and hours of training, for the same weights.
-            raise ValueError("rise has no effect on a weight of 1; leave it out")
-        if self.rise and self.first_weight is not None:
-            raise ValueError("rise is of a training from scratch: leave first_weight out")
+            raise ValueError("rise starts at 1 and has no effect on a weight of 1; leave it out")
         if self.first_weight is None and self.first_steps != type(self).first_steps:
             raise ValueError("first_steps is of a training before this one: set first_weight too")
         attack_in_training(self)

@@ -238,6 +238,10 @@ def _load_checkpoint(path: Path | None) -> dict[str, Any] | None:
         # It holds nothing that training again does not bring back.
         path.unlink(missing_ok=True)
         return None
+    if "scheduler" not in state:
+        # Of a time when there could be a second optimiser.
+        several = state["optimiser"]
+        (state["optimiser"],), (state["scheduler"],) = several["optimisers"], several["rates"]
     return state
 
 

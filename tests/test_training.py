@@ -386,19 +386,37 @@ def test_the_loss_of_atom_is_two_mean_cross_entropies_over_all_logits() -> None:
         assert got.item() == pytest.approx(sum(known) / 2 + weight * sum(unknown) / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rise", "shares"),
+    [
+        (0.5, [0, 1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1]),
+        (0.4, [0, 1 / 3.2, 2 / 3.2, 3 / 3.2, 1, 1, 1, 1]),
+        (0.1, [0, 1, 1, 1, 1, 1, 1, 1]),
+        (0.0, [1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
 @pytest.mark.parametrize("final", [6.0, 0.5])
-def test_the_weight_of_atom_goes_evenly_from_1_and_then_stays(final: float) -> None:
+def test_the_weight_of_atom_goes_evenly_from_1_and_then_stays(
+    final: float, rise: float, shares: list[float]
+) -> None:
     known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
     unknown = [lse(row) - row[3] for row in OUTLIERS.tolist()]
     batch = Batch(torch.empty(0), LABELS, torch.empty(0))
-    recipe = ATOM(quantile=0, weight=final, rise=0.5).recipe
+    recipe = ATOM(quantile=0, weight=final, rise=rise).recipe
     training = state(recipe, schedule=replace(FAST, epochs=8))
-    weights = []
-    for training.epoch in range(8):
-        loss = recipe.loss(training, batch, LOGITS, OUTLIERS).item()
-        weights.append((loss - sum(known) / 2) / (sum(unknown) / 3))
-    quarters = [1 + (final - 1) * share for share in (0, 0.25, 0.5, 0.75)]
-    assert weights == pytest.approx([*quarters, *[final] * 4], rel=1e-5)
+
+    def weights(recipe: Recipe) -> list[float]:
+        found = []
+        for training.epoch in range(8):
+            loss = recipe.loss(training, batch, LOGITS, OUTLIERS).item()
+            found.append((loss - sum(known) / 2) / (sum(unknown) / 3))
+        return found
+
+    risen = [1 + (final - 1) * share for share in shares]
+    assert weights(recipe) == pytest.approx(risen, rel=1e-5)
+    twice = ATOM(quantile=0, weight=3.0, rise=rise, first_weight=final).recipe
+    assert weights(twice) == pytest.approx([3.0] * 8, rel=1e-5)
+    assert twice.start_from == recipe
 
 
 def test_a_weight_that_rises_is_another_recipe() -> None:
@@ -827,10 +845,17 @@ def test_stages_modules_rates_and_constraints_go_through_the_one_loop(
 ) -> None:
     start = start_tensors()
     rates: list[tuple[float, ...]] = []
+    others: list[tuple[Any, ...]] = []
 
     class Spy(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             rates.append(tuple(group["lr"] for group in self.param_groups))
+            others.append(
+                tuple(
+                    (group["momentum"], group["nesterov"], group["weight_decay"])
+                    for group in self.param_groups
+                )
+            )
             return super().step(closure)
 
     monkeypatch.setattr("oodbench.trainer.SGD", Spy)
@@ -846,6 +871,7 @@ def test_stages_modules_rates_and_constraints_go_through_the_one_loop(
     assert max(rate for rate, _ in rates[6:]) == pytest.approx(0.05, rel=0.1)
     for rate, own in rates[6:]:
         assert own == pytest.approx(rate * 1e-3 / 0.05)
+    assert set(others) == {((0.9, True, 1e-4), (0.9, True, 0.0))}
     assert trained.modules["scale"].weight.item() == 2.5
     names = trained.tensors()
     assert "modules.scale.weight" in names
@@ -1074,6 +1100,18 @@ def test_a_checkpoint_of_another_kind_of_device_is_left_to_it(tmp_path: Path) ->
     torch.save(state, checkpoint)
     with pytest.raises(ValueError, match="was written on cpu in float32"):
         train(request(Plain(), replace(FAST, precision="bfloat16")), CPU, checkpoint)
+
+
+def test_a_checkpoint_of_a_time_with_several_optimisers_is_gone_on_from(tmp_path: Path) -> None:
+    asked = request(Plain())
+    whole = train(asked, CPU).tensors()
+    checkpoint = tmp_path / "x.checkpoint"
+    cut_short(asked, checkpoint, before=1)
+    state = torch.load(checkpoint, weights_only=True)
+    state["optimiser"] = {"optimisers": [state["optimiser"]], "rates": [state.pop("scheduler")]}
+    torch.save(state, checkpoint)
+    resumed = went_on(asked, checkpoint, epochs=[1])
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
 def test_what_comes_before_the_first_step_counts_among_the_seconds(
