@@ -19,7 +19,6 @@ from held_out import EPS, STEPS, Look, arguments, attacked, show
 from torch import Tensor
 
 from oodbench import metrics
-from oodbench.detectors.atom import MinedAdversarialOutliers
 from oodbench.mining import MinedOutliers
 from oodbench.progress import LineProgress
 from oodbench.randomness import torch_generator
@@ -89,10 +88,9 @@ def main() -> None:
     before = look.bench.training_request(look.taught, start)
     if not isinstance(before.recipe, MinedOutliers):
         raise SystemExit(f"{asked.rows} mines no outliers: ask for a row of atom or ntom")
-    if isinstance(before.recipe, MinedAdversarialOutliers):
-        # A recipe with a first training has learning rates of its own, and one epoch is no part of
-        # a rise.
-        before = replace(before, recipe=replace(before.recipe, first_weight=None, rise=0.0))
+    if before.recipe.start_from is not None:
+        # Such a recipe has learning rates of its own; without a first training it has not.
+        before = replace(before, recipe=replace(before.recipe, first_weight=None))
     # The next epoch, with the holes of the last one.
     side = before.schedule.cutout_side_of(before.schedule.epochs - 1)
     onward = replace(

@@ -27,7 +27,6 @@ class MinedAdversarialOutliers(MinedOutliers):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
-    rise: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
     first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
 
@@ -51,13 +50,6 @@ class MinedAdversarialOutliers(MinedOutliers):
             rate = schedule.learning_rate / 2
             schedule = replace(schedule, policy="cosine", learning_rate=rate)
         return super().stages(schedule)
-
-    def weight_of_epoch(self, training: Training) -> float:
-        """Return λ of the current epoch, which a training from scratch may begin at 1."""
-        rising = self.rise * training.schedule.epochs
-        if self.first_weight is not None or training.epoch >= rising:
-            return self.weight
-        return 1 + (self.weight - 1) * training.epoch / rising
 
     def prepare(self, training: Training, batch: Batch) -> Batch:
         """Attack the second half of the outliers away from the reject class."""
@@ -94,10 +86,6 @@ class ATOM(RejectClass):
             of the images and along the gradient for half (`Training.attacked`), in place of fixed
             ones from uniform noise as published, which a small network may learn to tell from
             images.
-        rise: Share of the epochs in which λ goes from 1 to what is said of it, in even steps an
-            epoch, of which a part counts as a whole one; no unit; in [0, 1); 0 for one λ from the
-            start, by which if large a network learns little at first. Of the first training, where
-            there are two.
         first_weight: λ of a whole training before this one, by the same schedule, from whose
             weights it goes on with a learning rate that falls from half the schedule's along a
             cosine, and shows what that one showed in the same order; None for none.
@@ -112,7 +100,6 @@ class ATOM(RejectClass):
     steps: int = 5
     step: int = 2
     mixed: bool = field(default=False, metadata=UNNAMED_AT_DEFAULT)
-    rise: float = field(default=0.0, metadata=UNNAMED_AT_DEFAULT)
     first_weight: float | None = field(default=None, metadata=UNNAMED_AT_DEFAULT)
     first_steps: int = field(default=5, metadata=UNNAMED_AT_DEFAULT)
 
@@ -120,11 +107,6 @@ class ATOM(RejectClass):
         check_quantile(self.quantile)
         at_least(self, 0, "weight", "first_weight")
         at_least(self, 1, "first_steps")
-        if not 0 <= self.rise < 1:
-            raise ValueError(f"rise must be a share of the epochs in [0, 1), not {self.rise}")
-        if self.rise and (self.weight if self.first_weight is None else self.first_weight) == 1:
-            # It would be another identity, and hours of training, for the same weights.
-            raise ValueError("rise starts at 1 and has no effect on a weight of 1; leave it out")
         if self.first_weight is None and self.first_steps != type(self).first_steps:
             raise ValueError("first_steps is of a training before this one: set first_weight too")
         attack_in_training(self)
@@ -141,7 +123,6 @@ class ATOM(RejectClass):
             steps=self.steps,
             step=self.step,
             mixed=self.mixed,
-            rise=self.rise,
             first_weight=self.first_weight,
             first_steps=self.first_steps,
         )

@@ -45,17 +45,14 @@ class MinedOutliers(Recipe):
         """Mine the pool anew with the current network."""
         return mine(training, self.quantile)
 
-    def weight_of_epoch(self, training: Training) -> float:
-        """Return λ of the current epoch."""
-        return self.weight
-
     def loss(
         self, training: Training, batch: Batch, logits: Tensor, outlier_logits: Tensor
     ) -> Tensor:
         """Return CE(ID, y) + λ·CE(outliers, K+1), each a mean, over K+1 logits."""
         reject = torch.full((len(outlier_logits),), training.classes, device=logits.device)
-        exposure = F.cross_entropy(outlier_logits, reject)
-        return F.cross_entropy(logits, batch.labels) + self.weight_of_epoch(training) * exposure
+        return F.cross_entropy(logits, batch.labels) + self.weight * F.cross_entropy(
+            outlier_logits, reject
+        )
 
 
 def check_quantile(quantile: float | None) -> None:

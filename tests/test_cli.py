@@ -45,16 +45,6 @@ BAD = {
         "--detector atom --set atom.mixed=true --set step=1",
         "step has no effect on a mixed attack",
     ),
-    "rise to the end": ("--detector atom --set weight=6 --set rise=1", "rise must be a share"),
-    "rise of less than nothing": (
-        "--detector atom --set weight=6 --set rise=-0.1",
-        "rise must be a share",
-    ),
-    "rise to where it is": ("--detector atom --set rise=0.5", "has no effect on a weight of 1"),
-    "rise to where it is in a first training": (
-        "--detector atom --set weight=6 --set rise=0.5 --set first_weight=1",
-        "has no effect on a weight of 1",
-    ),
     "negative weight of a first training": (
         "--detector atom --set first_weight=-1",
         "first_weight must be at least 0",

@@ -386,47 +386,6 @@ def test_the_loss_of_atom_is_two_mean_cross_entropies_over_all_logits() -> None:
         assert got.item() == pytest.approx(sum(known) / 2 + weight * sum(unknown) / 3, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("rise", "shares"),
-    [
-        (0.5, [0, 1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1]),
-        (0.4, [0, 1 / 3.2, 2 / 3.2, 3 / 3.2, 1, 1, 1, 1]),
-        (0.1, [0, 1, 1, 1, 1, 1, 1, 1]),
-        (0.0, [1, 1, 1, 1, 1, 1, 1, 1]),
-    ],
-)
-@pytest.mark.parametrize("final", [6.0, 0.5])
-def test_the_weight_of_atom_goes_evenly_from_1_and_then_stays(
-    final: float, rise: float, shares: list[float]
-) -> None:
-    known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
-    unknown = [lse(row) - row[3] for row in OUTLIERS.tolist()]
-    batch = Batch(torch.empty(0), LABELS, torch.empty(0))
-    recipe = ATOM(quantile=0, weight=final, rise=rise).recipe
-    training = state(recipe, schedule=replace(FAST, epochs=8))
-
-    def weights(recipe: Recipe) -> list[float]:
-        found = []
-        for training.epoch in range(8):
-            loss = recipe.loss(training, batch, LOGITS, OUTLIERS).item()
-            found.append((loss - sum(known) / 2) / (sum(unknown) / 3))
-        return found
-
-    risen = [1 + (final - 1) * share for share in shares]
-    assert weights(recipe) == pytest.approx(risen, rel=1e-5)
-    twice = ATOM(quantile=0, weight=3.0, rise=rise, first_weight=final).recipe
-    assert weights(twice) == pytest.approx([3.0] * 8, rel=1e-5)
-    assert twice.start_from == recipe
-
-
-def test_a_weight_that_rises_is_another_recipe() -> None:
-    detector = ATOM(quantile=0, weight=6)
-    risen = replace(detector, rise=0.25)
-    assert risen.recipe != detector.recipe
-    assert "rise" not in parameters(detector) | parameters(detector.recipe)
-    assert parameters(risen)["rise"] == parameters(risen.recipe)["rise"] == 0.25
-
-
 def test_the_loss_of_outlier_exposure_adds_the_distance_from_uniform() -> None:
     known = [lse(row) - row[y] for row, y in zip(LOGITS.tolist(), [0, 2], strict=True)]
     unknown = [lse(row) - sum(row) / 4 for row in OUTLIERS.tolist()]
@@ -916,10 +875,9 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(
         Plain(),
         OutlierExposure(),
         MinedAdversarialOutliers(),
-        MinedAdversarialOutliers(mixed=True, weight=6.0, rise=0.9),
         MinedAdversarialOutliers(mixed=True, weight=4.0, first_weight=6.0),
     ],
-    ids=["plain", "oe", "atom", "atom of a rising weight", "atom taught twice"],
+    ids=["plain", "oe", "atom", "atom taught twice"],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_recipes_resume_bit_for_bit(recipe: Recipe, precision: str, tmp_path: Path) -> None:
