@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.fft import dctn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oodbench.errors import ConformanceError
 from oodbench.model import Backbone, Model, input_gradient
@@ -145,6 +146,27 @@ def test_conv6_starts_with_smooth_patterns_of_both_signs(kind: type[Conv6], patt
     first = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).weight.detach()
     assert torch.equal(first[:patterns], opponent_cosines()[:patterns])
     assert torch.equal(first[patterns:], -first[:patterns])
+
+
+@pytest.mark.parametrize("name", ["conv6", "conv6wide"])
+def test_conv6_is_six_convolutions_as_written_out(name: str) -> None:
+    network = unfolded(kind=load("networks", name))
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(convolutions) == len(norms) == 6
+    x = Normalised()(IMAGES)
+    with torch.no_grad():
+        for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
+            x = F.conv2d(x, convolution.weight, padding=1)
+            mean, spread = norm.running_mean, (norm.running_var + 1e-5).sqrt()
+            shape = (1, -1, 1, 1)
+            x = (x - mean.view(shape)) / spread.view(shape)
+            x = x * norm.weight.view(shape) + norm.bias.view(shape)
+            x = x * (x > 0)
+            if number in (0, 1, 3):
+                x = F.max_pool2d(x, 2)
+        logits = F.linear(x.amax((2, 3)), network.head.weight, network.head.bias)
+        assert torch.allclose(network(IMAGES), logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Conv6, Conv6Wide])
