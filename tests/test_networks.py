@@ -158,10 +158,10 @@ def test_conv6_is_six_convolutions_as_written_out(name: str) -> None:
     with torch.no_grad():
         for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True)):
             x = F.conv2d(x, convolution.weight, padding=1)
-            mean, spread = norm.running_mean, (norm.running_var + 1e-5).sqrt()
-            shape = (1, -1, 1, 1)
-            x = (x - mean.view(shape)) / spread.view(shape)
-            x = x * norm.weight.view(shape) + norm.bias.view(shape)
+            x = (x - norm.running_mean[:, None, None]) / (norm.running_var + 1e-5).sqrt()[
+                :, None, None
+            ]
+            x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
             x = x * (x > 0)
             if number in (0, 1, 3):
                 x = F.max_pool2d(x, 2)
