@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from oodbench.errors import ConformanceError
-from oodbench.model import Model
+from oodbench.identity import UNNAMED_AT_DEFAULT
+from oodbench.model import TTA, Model
 from oodbench.recipe import Plain, Recipe
 
 Objective = Callable[[Model, Tensor], Tensor]
@@ -84,6 +85,12 @@ class Detector(ABC):
     A subclass is a frozen dataclass whose fields are its hyper-parameters, with the published
     values as defaults. A field whose published value depends on the in-distribution set has the
     default None; the suite resolves it. The only method it must have is `score`.
+
+    Attributes:
+        tta: Test-time augmentation, which every detector has: views of an image over which the
+            outputs of its network are averaged before anything is fitted to them, scored,
+            classified or attacked; ``none``, ``mirror`` or ``mirror_shift`` (`Backbone`). Its
+            network is taught without.
     """
 
     version: ClassVar[int] = 1
@@ -102,6 +109,9 @@ class Detector(ABC):
     """Whether `fit` reads the outlier pool."""
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """Values to choose from on held-out images (`oodbench.selecting`), of one field."""
+
+    # By keyword alone, so that fields of a subclass need no default and come first.
+    tta: TTA = field(default="none", kw_only=True, metadata=UNNAMED_AT_DEFAULT)
 
     @property
     def recipe(self) -> Recipe:

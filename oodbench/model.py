@@ -1,12 +1,18 @@
 """The trained network as a detector sees it."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from oodbench.network import Network
+
+TTA = Literal["none", "mirror", "mirror_shift"]
+"""Test-time augmentation: the views of an image over which a network's outputs are averaged."""
+_SHIFTS: Mapping[TTA, tuple[int, ...]] = {"none": (0,), "mirror": (0,), "mirror_shift": (0, -1, 1)}
+"""Pixels along both axes by which views are moved."""
 
 
 class Backbone:
@@ -19,6 +25,10 @@ class Backbone:
         classes: Number of in-distribution classes K; the logits may have more columns.
         modules: Further trained modules of the recipe, by name.
         dtype: Floating type of the computation.
+        tta: Views over which feature maps and logits are averaged: of the image alone (``none``),
+            of it and its mirror image (``mirror``), or of these two in place and moved by a pixel
+            to the upper left and the lower right, the border mirrored (``mirror_shift``): 1, 2 or
+            6 passes of the network.
     """
 
     def __init__(
@@ -27,6 +37,7 @@ class Backbone:
         classes: int,
         modules: Mapping[str, nn.Module] | None = None,
         dtype: torch.dtype = torch.float32,
+        tta: TTA = "none",
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(dtype)
         self.network = self.network.to(memory_format=network.memory_format)
@@ -35,12 +46,17 @@ class Backbone:
         for module in self.modules.values():
             module.eval().requires_grad_(False)
         self.dtype = dtype
+        self.tta = tta
         self._key: tuple[weakref.ref[Tensor], int] | None = None
         self._kept: tuple[dict[str, Tensor], Tensor] | None = None
 
     def for_search(self, dtype: torch.dtype) -> "Backbone":
         """Return a copy that is faster and only nearly equal, for the search of an attack."""
-        return Backbone(self.network.for_search(), self.classes, self.modules, dtype)
+        return Backbone(self.network.for_search(), self.classes, self.modules, dtype, self.tta)
+
+    def with_tta(self, tta: TTA) -> "Backbone":
+        """Return the same network with other views."""
+        return Backbone(self.network, self.classes, self.modules, self.dtype, tta)
 
     def tapped(self, images: Tensor, until: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Run the network as far as the tap ``until``, or reuse the pass over the same tensor."""
@@ -49,16 +65,51 @@ class Backbone:
             reference, version = self._key
             if reference() is images and images._version == version and not _with_graph(images):
                 return kept
-        inputs = images.to(self.dtype).contiguous(memory_format=self.network.memory_format)
-        maps, logits = self.network.tapped(inputs, until)
-        at_least_float32 = torch.promote_types(self.dtype, torch.float32)
+        passes = list(self._passes(images.to(self.dtype), until))
         result = (
-            {tap: value.to(at_least_float32) for tap, value in maps.items()},
-            logits.to(at_least_float32),
+            {tap: _mean([maps[tap] for maps, _ in passes]) for tap in passes[0][0]},
+            _mean([logits for _, logits in passes]),
         )
         if until is None and not _with_graph(images):
             self._key, self._kept = (weakref.ref(images), images._version), result
         return result
+
+    def _passes(
+        self, images: Tensor, until: str | None
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Yield the outputs of the network, at least float32, of each view of the images.
+
+        Feature maps of a mirrored view are mirrored back; those of a moved one are not moved back,
+        since a pixel is less than one of their cells.
+        """
+        wide = torch.promote_types(self.dtype, torch.float32)
+        for shift in _SHIFTS[self.tta]:
+            view = _moved(images, shift)
+            for mirrored in (False, True) if self.tta != "none" else (False,):
+                inputs = view.flip(3) if mirrored else view
+                inputs = inputs.contiguous(memory_format=self.network.memory_format)
+                maps, logits = self.network.tapped(inputs, until)
+                kept = {tap: x.flip(3) if mirrored else x for tap, x in maps.items()}
+                yield {tap: x.to(wide) for tap, x in kept.items()}, logits.to(wide)
+
+
+def _moved(images: Tensor, pixels: int) -> Tensor:
+    """Move images by ``pixels``, -1, 0 or 1, along both axes; 1 is to the lower right.
+
+    The row and the column that come in are the second ones, as if mirrored at the border. Padding
+    would do the same, but its backward pass on a GPU adds in no fixed order.
+    """
+    for axis in (2, 3) if pixels else ():
+        size = images.shape[axis]
+        parts = (1, 1), (0, size - 1)
+        if pixels < 0:
+            parts = (1, size - 1), (size - 2, 1)
+        images = torch.cat([images.narrow(axis, *part) for part in parts], axis)
+    return images
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean(0)
 
 
 def _with_graph(images: Tensor) -> bool:

@@ -160,6 +160,11 @@ _TOLD: Mapping[Any, str] = {
 
 
 def _parsed(text: str, raw: str, wanted: Any) -> Any:
+    if typing.get_origin(wanted) is typing.Literal:
+        words = typing.get_args(wanted)
+        if raw not in words:
+            raise RequestError(f"--set {text}: {raw!r} is not one of {', '.join(words)}")
+        return raw
     try:
         value = ast.literal_eval(raw)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

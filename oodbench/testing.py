@@ -165,7 +165,7 @@ def _confident_model(
         last = [module for module in built.modules() if isinstance(module, torch.nn.Linear)][-1]
         last.weight *= _LOGIT_SPREAD / spread
     modules = _started_modules(detector, built, pictures)
-    backbone = Backbone(built, CLASSES, modules, dtype)
+    backbone = Backbone(built, CLASSES, modules, dtype, detector.tta)
     data = FitData(
         images=pictures,
         labels=torch.arange(len(pictures)) % CLASSES if detector.needs_labels else None,

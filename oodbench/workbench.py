@@ -22,7 +22,7 @@ from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, canonical_json, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
 from oodbench.imported import ImportedSet, UserSet, is_imported, user_suite
-from oodbench.model import Backbone, Model
+from oodbench.model import TTA, Backbone, Model
 from oodbench.network import Network
 from oodbench.plugins import PluginSpec, described, origin
 from oodbench.progress import Progress
@@ -105,7 +105,7 @@ class Workbench:
         self._weights: dict[Taught, Stored] = {}
         self._given: dict[tuple[str, str, str], Given] = {}
         self._retrained: set[Taught] = set()
-        self._backbones: dict[tuple[Taught, str], Backbone] = {}
+        self._backbones: dict[tuple[Taught, str, TTA], Backbone] = {}
         self._states: dict[tuple[PluginSpec, Taught], dict[str, Tensor]] = {}
 
     @cached_property
@@ -476,11 +476,13 @@ class Workbench:
 
     # Models
 
-    def backbone(self, taught: Taught, precision: str = "judge") -> Backbone:
+    def backbone(self, taught: Taught, precision: str = "judge", tta: TTA = "none") -> Backbone:
         """Return the trained network: for judging, or for searching in a precision."""
-        key = (taught, precision)
+        key = (taught, precision, tta)
         if key not in self._backbones:
-            if precision == "judge":
+            if tta != "none":
+                self._backbones[key] = self.backbone(taught, precision).with_tta(tta)
+            elif precision == "judge":
                 trained, _ = build(self._untrained(taught), self.device)
                 trained.load_tensors(self.weights(taught).tensors)
                 self._backbones[key] = Backbone(
@@ -542,7 +544,7 @@ class Workbench:
             batch_size=self.settings.batch_size,
         )
         with self.progress.task(f"fitting {detector.name}", 1):
-            fitted = plugin.fit(Model(self.backbone(taught)), data)
+            fitted = plugin.fit(Model(self.backbone(taught, tta=plugin.tta)), data)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.items()}
 
     def _all(self, images: Images) -> Tensor:
@@ -558,11 +560,12 @@ class Workbench:
         self, detector: PluginSpec, taught: Taught, precision: str, raised: bool = False
     ) -> Subject:
         """Return a detector with its models, ready to be scored and attacked."""
+        plugin = detector.instance
         state = self.state(detector, taught)
         return Subject(
-            detector.instance,
-            Model(self.backbone(taught), state),
-            Model(self.backbone(taught, precision), state),
+            plugin,
+            Model(self.backbone(taught, tta=plugin.tta), state),
+            Model(self.backbone(taught, precision, plugin.tta), state),
             raised,
         )
 

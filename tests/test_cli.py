@@ -39,6 +39,10 @@ BAD = {
         "'x' is not a number or None",
     ),
     "parameter that is refused": ("--set odin.temperature=-1", "temperature must be positive"),
+    "views that there are not": (
+        "--set msp.tta=flip",
+        "'flip' is not one of none, mirror, mirror_s",
+    ),
     "attack of no steps": ("--detector rowl --set steps=-1", "steps must be at least 1, not -1"),
     "ball past the pixel range": ("--detector acet --set eps=300", "eps is in grey levels"),
     "a step that nothing uses": (
@@ -389,3 +393,67 @@ def test_a_home_folder_that_is_not_there_is_told_in_one_line(
     assert result.code == 2
     assert "there is no such user" in result.err
     assert len(result.err.strip().splitlines()) == 1
+
+
+def test_views_are_of_a_detector_and_its_network_is_taught_without(
+    run: Any, tiny: str, shared_store: Path
+) -> None:
+    import numpy as np
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    from oodbench.api import Places
+    from oodbench.plugins import PluginSpec
+    from oodbench.threat import to_float
+
+    (alone,) = run("--detector", "msp", "--ood", "rings", "--json").json
+    (found,) = run("--detector", "msp", "--ood", "rings", "--set", "msp.tta=mirror", "--json").json
+    assert found["params"] == {"tta": "mirror"}
+    assert alone["params"] == {}
+    assert found["digests"]["weights"] == alone["digests"]["weights"]
+    assert found["digests"]["scores"] != alone["digests"]["scores"]
+    bench = Places("cpu", store=shared_store).workbench()
+    network = bench.backbone(
+        bench.taught(PluginSpec("detectors", "msp"), tiny, "fast", "conv3", 0)
+    ).network
+
+    def probabilities(name: str) -> Any:
+        images = bench.images(tiny, name, "test")
+        pixels = to_float(torch.from_numpy(images.batch(range(len(images)))))
+        with torch.no_grad():
+            logits = (network(pixels) + network(pixels.flip(3))).double() / 2
+        return images.labels, logits.softmax(1).numpy()
+
+    labels, known = probabilities(bench.suite(tiny).id_set)
+    _, outliers = probabilities("rings")
+    sides = np.repeat([0, 1], [len(known), len(outliers)])
+    # In float64 p_max has no ties at 1, where the score's float32 log-odds have none either.
+    likeliest = np.concatenate([known, outliers]).max(1)
+    assert found["auroc"] == pytest.approx(roc_auc_score(sides, -likeliest), abs=1e-4)
+    assert found["accuracy"] == (known.argmax(1) == labels).mean()
+
+
+def test_what_is_fitted_searched_and_judged_sees_the_views_of_the_detector(
+    tiny: str, shared_store: Path
+) -> None:
+    import torch
+
+    from oodbench.api import Places
+    from oodbench.plugins import PluginSpec
+    from oodbench.threat import to_float
+
+    bench = Places("cpu", store=shared_store).workbench()
+    spec = PluginSpec("detectors", "mahalanobis_single", (("tta", "mirror"),))
+    taught = bench.taught(spec, tiny, "fast", "conv3", 0)
+    subject = bench.subject(spec, taught, "bfloat16")
+    assert subject.model.backbone.tta == subject.search_model.backbone.tta == "mirror"
+    assert subject.search_model.backbone.dtype == torch.bfloat16
+    images = bench.images(tiny, bench.suite(tiny).id_set, "train")
+    labels = torch.from_numpy(images.labels)
+    pixels = to_float(torch.from_numpy(images.batch(range(len(images)))))
+    network, tap = subject.model.backbone.network, subject.model.taps[-1]
+    with torch.no_grad():
+        both = [network.tapped(x)[0][tap].mean((2, 3)).double() for x in (pixels, pixels.flip(3))]
+    features = (both[0] + both[1]) / 2
+    means = torch.stack([features[labels == label].mean(0) for label in labels.unique()])
+    assert torch.allclose(subject.model.state[f"{tap}.centres"], means, atol=1e-5)

@@ -37,6 +37,13 @@ def test_every_registered_plugin_keeps_its_contract(kind, name, image_data):
     assert check(kind, name, root=image_data)
 
 
+@pytest.mark.parametrize(
+    ("name", "tta"), [("atom", "mirror_shift"), ("mahalanobis", "mirror"), ("odin", "mirror")]
+)
+def test_detectors_keep_their_contract_with_test_time_augmentation(name, tta):
+    assert check("detectors", name, tta=tta)
+
+
 def test_the_published_attack_keeps_the_contract_too():
     assert check("attacks", "linf", preset="paper")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodbench.errors import ConformanceError
-from oodbench.model import Backbone, Model, input_gradient
+from oodbench.model import TTA, Backbone, Model, input_gradient
 from oodbench.network import Network, Normalised, fold_batch_norm, initialised
 from oodbench.networks.conv3 import Conv3
 from oodbench.networks.conv6 import Conv6, opponent_cosines
@@ -362,6 +362,71 @@ def test_float64_stays_float64() -> None:
     model = Model(Backbone(unfolded(), 7, dtype=torch.float64))
     assert model.logits(IMAGES.double()).dtype == torch.float64
     assert model.features(IMAGES.double(), "block2").dtype == torch.float64
+
+
+def views_by_hand(images: Tensor, tta: TTA) -> list[tuple[Tensor, bool]]:
+    """The views of images, and of each whether it is mirrored, cut out of a mirrored border."""
+    if tta == "none":
+        return [(images, False)]
+    border = ((0, 0), (0, 0), (1, 1), (1, 1))
+    padded = np.pad(images.numpy(), border, mode="reflect")
+    height, width = images.shape[2:]
+    corners = [(1, 1), (2, 2), (0, 0)] if tta == "mirror_shift" else [(1, 1)]
+    cuts = [padded[:, :, top : top + height, left : left + width] for top, left in corners]
+    pairs = [(cut, cut[..., ::-1].copy()) for cut in cuts]
+    return [(torch.from_numpy(x), bool(n)) for pair in pairs for n, x in enumerate(pair)]
+
+
+@pytest.mark.parametrize(("tta", "passes"), [("none", 1), ("mirror", 2), ("mirror_shift", 6)])
+def test_outputs_are_means_over_views_of_test_time_augmentation(tta: TTA, passes: int) -> None:
+    counting = Counting()
+    images = torch.rand(4, 3, 32, 28, generator=rng(4))
+    by_hand = [(counting.network.tapped(view), back) for view, back in views_by_hand(images, tta)]
+    assert len(by_hand) == passes
+    counting.forwards = 0
+    model = Model(counting.backbone.with_tta(tta))
+    with torch.no_grad():
+        maps, logits = model.outputs(images)
+        assert model.logits(images) is logits
+    assert counting.forwards == passes
+    assert torch.allclose(logits, torch.stack([z for (_, z), _ in by_hand]).mean(0), atol=1e-5)
+    for tap in model.taps:
+        found = [x[tap].flip(3) if mirrored else x[tap] for (x, _), mirrored in by_hand]
+        assert torch.allclose(maps[tap], torch.stack(found).mean(0), atol=1e-5)
+        assert torch.allclose(model.features(images.clone(), tap), maps[tap], atol=1e-6)
+
+
+def test_with_mirrored_views_an_image_and_its_mirror_image_are_the_same() -> None:
+    network = unfolded()
+    with torch.no_grad():
+        for tta, same in (("mirror", True), ("none", False)):
+            backbone = Backbone(network, 7, tta=tta)  # type: ignore[arg-type]
+            maps, logits = Model(backbone).outputs(IMAGES)
+            mirrored_maps, mirrored = Model(backbone).outputs(IMAGES.flip(3))
+            assert torch.allclose(logits, mirrored, atol=1e-5) is same
+            assert (
+                torch.allclose(maps["block2"], mirrored_maps["block2"].flip(3), atol=1e-5) is same
+            )
+
+
+def test_the_gradient_of_a_mean_over_views_is_that_of_all_its_views() -> None:
+    model = Model(Backbone(unfolded(), 7, dtype=torch.float64, tta="mirror_shift"))
+    at = IMAGES[:2].double()
+    way = torch.randn(at.shape, generator=rng(3), dtype=torch.float64)
+    gradient = input_gradient(model.logits(at.requires_grad_()).square().sum(1), at)
+    step = 1e-6 * way
+    with torch.no_grad():
+        ahead, behind = (model.logits(at + sign * step).square().sum() for sign in (1, -1))
+    assert float((gradient * way).sum()) == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-4)
+
+
+def test_the_copy_for_searching_has_the_same_views() -> None:
+    backbone = Backbone(unfolded(), 7, tta="mirror_shift")
+    search = backbone.for_search(torch.float32)
+    with torch.no_grad():
+        exact, alone = (Model(x).logits(IMAGES) for x in (backbone, backbone.with_tta("none")))
+        assert torch.allclose(Model(search).logits(IMAGES), exact, atol=1e-4)
+    assert not torch.allclose(alone, exact, atol=1e-2)
 
 
 class Mixing(Conv6):
