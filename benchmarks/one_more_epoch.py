@@ -52,6 +52,7 @@ def trained(request: TrainingRequest, tensors: dict[str, Tensor]) -> Training:
 
 def figures(look: Look, training: Training, asked: argparse.Namespace) -> list[str]:
     """Return accuracy, and AUROC natural and attacked of outliers as they are and of parts."""
+    assert look.subject.detector.tta == "none", "an epoch more is looked at without views"
     held_out = look.bench.images(asked.suite, look.suite.id_set, "val")
     known = torch.from_numpy(held_out.batch(range(len(held_out)))).float() / LEVELS
     accuracy = Trained(training.network).accuracy(held_out, training.classes)

@@ -1,5 +1,6 @@
 """The contract of a detector."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,6 +113,13 @@ class Detector(ABC):
 
     # By keyword alone, so that fields of a subclass need no default and come first.
     tta: TTA = field(default="none", kw_only=True, metadata=UNNAMED_AT_DEFAULT)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "tta" in cls.__dict__ or "tta" in inspect.get_annotations(cls):
+            raise TypeError(
+                f"{cls.__name__}.tta: every detector has a field of this name; choose another"
+            )
 
     @property
     def recipe(self) -> Recipe:

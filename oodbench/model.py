@@ -1,7 +1,9 @@
 """The trained network as a detector sees it."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import reduce
+from itertools import product
 from typing import Literal
 
 import torch
@@ -13,6 +15,18 @@ TTA = Literal["none", "mirror", "mirror_shift"]
 """Test-time augmentation: the views of an image over which a network's outputs are averaged."""
 _SHIFTS: Mapping[TTA, tuple[int, ...]] = {"none": (0,), "mirror": (0,), "mirror_shift": (0, -1, 1)}
 """Pixels along both axes by which views are moved."""
+_Outputs = tuple[dict[str, Tensor], Tensor]
+"""Feature maps by tap, and logits."""
+
+
+def check_tta(tta: str) -> None:
+    """Refuse what is no test-time augmentation.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if tta not in _SHIFTS:
+        raise ValueError(f"tta must be one of {', '.join(_SHIFTS)}, not {tta!r}")
 
 
 class Backbone:
@@ -28,7 +42,10 @@ class Backbone:
         tta: Views over which feature maps and logits are averaged: of the image alone (``none``),
             of it and its mirror image (``mirror``), or of these two in place and moved by a pixel
             to the upper left and the lower right, the border mirrored (``mirror_shift``): 1, 2 or
-            6 passes of the network.
+            6 passes of the network. Further modules see the image alone.
+
+    Raises:
+        ValueError: If ``tta`` is none of these.
     """
 
     def __init__(
@@ -39,6 +56,7 @@ class Backbone:
         dtype: torch.dtype = torch.float32,
         tta: TTA = "none",
     ) -> None:
+        check_tta(tta)
         self.network = network.eval().requires_grad_(False).to(dtype)
         self.network = self.network.to(memory_format=network.memory_format)
         self.classes = classes
@@ -65,32 +83,35 @@ class Backbone:
             reference, version = self._key
             if reference() is images and images._version == version and not _with_graph(images):
                 return kept
-        passes = list(self._passes(images.to(self.dtype), until))
-        result = (
-            {tap: _mean([maps[tap] for maps, _ in passes]) for tap in passes[0][0]},
-            _mean([logits for _, logits in passes]),
-        )
+        result = self._averaged(images, until)
         if until is None and not _with_graph(images):
             self._key, self._kept = (weakref.ref(images), images._version), result
         return result
 
-    def _passes(
-        self, images: Tensor, until: str | None
-    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Yield the outputs of the network, at least float32, of each view of the images.
+    def _averaged(self, images: Tensor, until: str | None) -> _Outputs:
+        """Return the mean of the network's outputs over the views of the images."""
+        mirrored = (False,) if self.tta == "none" else (False, True)
+        views = list(product(_SHIFTS[self.tta], mirrored))
+        maps, logits = reduce(_sum, (self._pass(images, *view, until) for view in views))
+        if len(views) == 1:
+            return maps, logits
+        return {tap: x / len(views) for tap, x in maps.items()}, logits / len(views)
 
-        Feature maps of a mirrored view are mirrored back; those of a moved one are not moved back,
-        since a pixel is less than one of their cells.
-        """
+    def _pass(self, images: Tensor, pixels: int, mirrored: bool, until: str | None) -> _Outputs:
+        """Return the outputs of the network, at least float32, for one view of the images."""
+        # Only the view is rounded: gradients of several add up in the type of the images.
+        view = _moved(images, pixels)
+        view = (view.flip(3) if mirrored else view).to(self.dtype)
+        maps, logits = self.network.tapped(
+            view.contiguous(memory_format=self.network.memory_format), until
+        )
         wide = torch.promote_types(self.dtype, torch.float32)
-        for shift in _SHIFTS[self.tta]:
-            view = _moved(images, shift)
-            for mirrored in (False, True) if self.tta != "none" else (False,):
-                inputs = view.flip(3) if mirrored else view
-                inputs = inputs.contiguous(memory_format=self.network.memory_format)
-                maps, logits = self.network.tapped(inputs, until)
-                kept = {tap: x.flip(3) if mirrored else x for tap, x in maps.items()}
-                yield {tap: x.to(wide) for tap, x in kept.items()}, logits.to(wide)
+        maps = {tap: x.to(wide) for tap, x in maps.items()}
+        return {tap: x.flip(3) for tap, x in maps.items()} if mirrored else maps, logits.to(wide)
+
+
+def _sum(one: _Outputs, other: _Outputs) -> _Outputs:
+    return {tap: x + other[0][tap] for tap, x in one[0].items()}, one[1] + other[1]
 
 
 def _moved(images: Tensor, pixels: int) -> Tensor:
@@ -106,10 +127,6 @@ def _moved(images: Tensor, pixels: int) -> Tensor:
             parts = (1, size - 1), (size - 2, 1)
         images = torch.cat([images.narrow(axis, *part) for part in parts], axis)
     return images
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.stack(values).mean(0)
 
 
 def _with_graph(images: Tensor) -> bool:
@@ -139,6 +156,9 @@ class Model:
 
     def features(self, images: Tensor, tap: str) -> Tensor:
         """Return the feature map [N, C, h, w] at ``tap``, running the network no further.
+
+        With test-time augmentation it is a mean over views. Maps of mirrored ones are mirrored
+        back (tokens are not), those of moved ones are not moved back.
 
         Raises:
             KeyError: If the network has no such tap.

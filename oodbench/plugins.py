@@ -160,15 +160,12 @@ _TOLD: Mapping[Any, str] = {
 
 
 def _parsed(text: str, raw: str, wanted: Any) -> Any:
-    if typing.get_origin(wanted) is typing.Literal:
-        words = typing.get_args(wanted)
-        if raw not in words:
-            raise RequestError(f"--set {text}: {raw!r} is not one of {', '.join(words)}")
-        return raw
     try:
         value = ast.literal_eval(raw)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = raw
+    if typing.get_origin(wanted) is typing.Literal:
+        return _word(text, raw, value, typing.get_args(wanted))
     allowed = typing.get_args(wanted) or (wanted,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in allowed)
     if bool in kinds and raw.lower() in ("true", "false"):
@@ -187,6 +184,14 @@ def _parsed(text: str, raw: str, wanted: Any) -> Any:
         )
         raise RequestError(f"--set {text}: {raw!r} is not {names}")
     return value
+
+
+def _word(text: str, raw: str, value: Any, words: tuple[Any, ...]) -> Any:
+    """Return one of some words, whether it is written as it is or as in Python."""
+    for written in (raw, value):
+        if any(type(written) is type(word) and written == word for word in words):
+            return written
+    raise RequestError(f"--set {text}: {raw!r} is not one of {', '.join(map(str, words))}")
 
 
 def resolved(spec: PluginSpec, published: Mapping[str, Mapping[str, Any]]) -> PluginSpec:

@@ -140,9 +140,12 @@ def select(
             tried.append(_tried(value, spec, taught, images, outliers, attack, bench))
     assert taught is not None
     folder = bench.settings.store / Path(suite).stem / "selections"
-    path = folder / f"{detector.name}-{network_name(network)}-{schedule}-{seed}.json"
+    tta = detector.instance.tta
+    # What is chosen with views of an image may be another value, of the same trainings.
+    views = "" if tta == "none" else f"-{tta}"
+    path = folder / f"{detector.name}-{network_name(network)}-{schedule}-{seed}{views}.json"
     selection = Selection(detector.name, name, seed, tuple(tried), len(images), len(outliers), path)
-    _write(selection, bench.training_question(taught) | {"attack": asdict(attack)})
+    _write(selection, bench.training_question(taught) | {"attack": asdict(attack), "tta": tta})
     return selection
 
 

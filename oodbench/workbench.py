@@ -22,7 +22,7 @@ from oodbench.given import GIVEN, Given, given_network
 from oodbench.identity import PROTOCOL, canonical_json, digest, parameters
 from oodbench.images import Images, ImageSet, Subset, Suite, named_set
 from oodbench.imported import ImportedSet, UserSet, is_imported, user_suite
-from oodbench.model import TTA, Backbone, Model
+from oodbench.model import TTA, Backbone, Model, check_tta
 from oodbench.network import Network
 from oodbench.plugins import PluginSpec, described, origin
 from oodbench.progress import Progress
@@ -184,6 +184,7 @@ class Workbench:
     ) -> Taught:
         """Return the training behind a detector."""
         try:
+            check_tta(detector.instance.tta)
             recipe = detector.instance.recipe
         except ValueError as error:
             raise RequestError(f"detector {detector.name}: {error}") from error

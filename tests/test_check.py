@@ -488,7 +488,10 @@ def test_a_request_made_of_a_record_plans_that_cell(detector: str, tmp_path: Pat
         detectors=(detector,),
         ood=("page",),
         limit=30,
-        settings=("mahalanobis.samples=100",) if detector == "mahalanobis" else ("temperature=5",),
+        settings=(
+            "tta=mirror",
+            "mahalanobis.samples=100" if detector == "mahalanobis" else "temperature=5",
+        ),
         attacks=("linf",),
         eps=4,
         budget=30,
@@ -557,3 +560,6 @@ def test_cells_of_one_name_are_told_apart() -> None:
     others = [{**record, "params": {**record["params"], "temperature": value}} for value in (1, 10)]
     names = reporting.titles([Finding(other, Status.SAME) for other in others])
     assert [name.partition(" (")[2] for name in names] == ["temperature 1)", "temperature 10)"]
+    others = [record, {**record, "params": {**record["params"], "tta": "mirror"}}]
+    names = reporting.titles([Finding(other, Status.SAME) for other in others])
+    assert [name.partition(" (")[2] for name in names] == ["no tta)", "tta mirror)"]

@@ -357,6 +357,7 @@ def test_a_row_without_a_parameter_that_others_name_keeps_its_name(
         ("odin", {"noise": 0.0016}, "odin"),
         ("odin", {"noise": 0.01}, "odin (noise=0.01)"),
         ("mine", {"weight": 4.0}, "mine"),
+        ("mine", {"weight": 4.0, "tta": "mirror"}, "mine (tta=mirror)"),
     ],
 )
 def test_a_row_alone_tells_what_of_it_is_not_as_published(

@@ -53,9 +53,12 @@ def titles(findings: Sequence[Finding]) -> list[str]:
     for numbers in alike.values():
         if len(numbers) > 1:
             details = [_details(records[number]) for number in numbers]
-            differ = [k for k in details[0] if len({detail.get(k) for detail in details}) > 1]
+            known = dict.fromkeys(key for detail in details for key in detail)
+            differ = [k for k in known if len({detail.get(k) for detail in details}) > 1]
             for number, detail in zip(numbers, details, strict=True):
-                told = ", ".join(f"{name} {detail.get(name)}" for name in differ)
+                told = ", ".join(
+                    f"{name} {detail[name]}" if name in detail else f"no {name}" for name in differ
+                )
                 key = records[number]["cell_key"][:12]
                 names[number] += f" ({told or f'cell {key}'})"
     return names

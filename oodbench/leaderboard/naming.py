@@ -81,12 +81,13 @@ def row_names(rows: Sequence[Row], suite: str) -> list[str]:
 def _of_its_own(row: Row, suite: str) -> set[str]:
     """Return the names of a row's parameters that are not as published.
 
-    Of a detector that is not one of oodbench's, none is known to be; nor is one that has no value
-    but a suite's, where the suite is not to be found by its name or gives it none.
+    Of a detector that is not one of oodbench's, none is known to be but the views of an image,
+    which all have; nor is one that has no value but a suite's, where the suite is not to be found
+    by its name or gives it none.
     """
     published = published_params(suite, row.detector)
     if published is None:
-        return set()
+        return {"tta"}
     usual = json.loads(published)
     own = {
         name: value
