@@ -25,7 +25,7 @@ ROWS = ",".join(
         "rowl@zoom",
         "atom.mixed=true@zoom",
         "acet.mixed=true@zoom",
-        "atom.mixed=true+weight=6+steps=7+first_weight=6@fast@conv6wide",
+        "atom.mixed=true+weight=4+tta=mirror@fast@conv6wide",
     )
 )
 AT_ONCE = 500

@@ -211,7 +211,7 @@ def test_nobody_is_told_to_get_a_pool_that_stored_weights_do_without(
     assert ("tinyimagenet" in result.err) == (not alike)
 
 
-WIDE = "mixed=true weight=6 steps=7 first_weight=6"
+WIDE = "mixed=true weight=4 tta=mirror"
 
 
 @pytest.mark.parametrize(("more", "told"), [((), False), (("--seed", "1"), True)])

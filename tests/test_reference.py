@@ -109,6 +109,7 @@ def test_everything_that_ships_is_small_and_whole() -> None:
     # Too large to ship; their cards say how they were taught, and their records hold scores.
     assert cards_alone == {
         ("cifar10", "DensityAware", "zoom"),
+        ("cifar10", "MinedAdversarialOutliers", "fast"),
         ("cifar10", "MinedAdversarialOutliers", "whole"),
         ("cifar10", "MinedOutliers", "zoom"),
         ("cifar10", "OutlierExposure", "whole"),
