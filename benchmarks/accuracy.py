@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import torch
 from held_out import Look, show_rows
 
@@ -40,13 +39,12 @@ def row(title: str, asked: argparse.Namespace) -> list[str]:
     for part in PARTS:
         images = look.bench.images(asked.suite, look.suite.id_set, part)
         assert images.labels is not None
-        right = 0
-        for rows in np.array_split(np.arange(len(images)), -(-len(images) // AT_ONCE)):
-            with torch.no_grad():
-                logits = model.logits(to_float(torch.from_numpy(images.batch(rows))))
-            # Not what a detector predicts: that of ROWL may be none of the classes.
-            predicted = logits[:, : model.classes].argmax(1).numpy()
-            right += int((predicted == images.labels[rows]).sum())
+        pixels = torch.from_numpy(images.batch(range(len(images))))
+        with torch.no_grad():
+            logits = torch.cat([model.logits(to_float(x)) for x in torch.split(pixels, AT_ONCE)])
+        # Not what a detector predicts: that of ROWL may be none of the classes.
+        predicted = logits[:, : model.classes].argmax(1).numpy()
+        right = int((predicted == images.labels).sum())
         low, high = proportion_interval(right, len(images))
         found = right / len(images)
         cells.append(f"{100 * found:.2f} ({100 * low:.1f} to {100 * high:.1f}) of {len(images):,}")

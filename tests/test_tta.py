@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -27,6 +28,19 @@ from oodbench.plugins import PluginSpec
 from oodbench.records import find_records
 from oodbench.selecting import select
 from oodbench.threat import to_float
+from oodbench.workbench import Workbench
+
+
+def probabilities_of_both_views(
+    bench: Workbench, suite: str, images: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Softmax of the mean of a plain network's logits of images and of their mirror images."""
+    taught = bench.taught(PluginSpec("detectors", "msp"), suite, "fast", "conv3", 0)
+    network = bench.backbone(taught).network
+    pixels = to_float(torch.from_numpy(images))
+    with torch.no_grad():
+        logits = (network(pixels) + network(pixels.flip(3))).double() / 2
+    return np.asarray(logits.softmax(1))
 
 
 def test_views_are_of_a_detector_and_its_network_is_taught_without(
@@ -39,24 +53,15 @@ def test_views_are_of_a_detector_and_its_network_is_taught_without(
     assert found["digests"]["weights"] == alone["digests"]["weights"]
     assert found["digests"]["scores"] != alone["digests"]["scores"]
     bench = Places("cpu", store=shared_store).workbench()
-    network = bench.backbone(
-        bench.taught(PluginSpec("detectors", "msp"), tiny, "fast", "conv3", 0)
-    ).network
-
-    def probabilities(name: str) -> Any:
-        images = bench.images(tiny, name, "test")
-        pixels = to_float(torch.from_numpy(images.batch(range(len(images)))))
-        with torch.no_grad():
-            logits = (network(pixels) + network(pixels.flip(3))).double() / 2
-        return images.labels, logits.softmax(1).numpy()
-
-    labels, known = probabilities(bench.suite(tiny).id_set)
-    _, outliers = probabilities("rings")
+    images = [bench.images(tiny, name, "test") for name in (bench.suite(tiny).id_set, "rings")]
+    known, outliers = (
+        probabilities_of_both_views(bench, tiny, each.batch(range(len(each)))) for each in images
+    )
     sides = np.repeat([0, 1], [len(known), len(outliers)])
     # In float64 p_max has no ties at 1, where the score's float32 log-odds have none either.
     likeliest = np.concatenate([known, outliers]).max(1)
     assert found["auroc"] == pytest.approx(roc_auc_score(sides, -likeliest), abs=1e-4)
-    assert found["accuracy"] == (known.argmax(1) == labels).mean()
+    assert found["accuracy"] == (known.argmax(1) == images[0].labels).mean()
 
 
 def test_what_is_fitted_searched_and_judged_sees_the_views_of_the_detector(
@@ -119,16 +124,10 @@ def test_an_attack_lowers_the_score_of_the_mean_over_views(
     assert (found.ids == of_one_view.ids).all()
     assert record["digests"]["weights"] == alone["digests"]["weights"]
     bench = Places("cpu", store=shared_store).workbench()
-    network = bench.backbone(
-        bench.taught(PluginSpec("detectors", "msp"), tiny, "fast", "conv3", 0)
-    ).network
 
-    def score(images: Any) -> Any:
-        pixels = to_float(torch.from_numpy(images))
-        with torch.no_grad():
-            logits = (network(pixels) + network(pixels.flip(3))).double() / 2
-        likeliest = logits.softmax(1).amax(1)
-        return ((1 - likeliest) / likeliest).log().numpy()
+    def score(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        likeliest = probabilities_of_both_views(bench, tiny, images).max(1)
+        return np.log((1 - likeliest) / likeliest)
 
     np.testing.assert_allclose(score(found.attacked), found.after, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(score(found.original), found.before, rtol=1e-4, atol=1e-4)
